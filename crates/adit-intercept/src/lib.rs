@@ -1,0 +1,1 @@
+//! Running unmodified programs in a [`Network`](adit_path::Network).

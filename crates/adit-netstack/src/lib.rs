@@ -1,0 +1,1 @@
+//! A TCP/IP stack as a packet end: flows and private DNS; no sockets and no clock.

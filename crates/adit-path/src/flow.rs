@@ -1,0 +1,341 @@
+//! Connections of a [`Network`](crate::Network), in terms of file descriptors: whoever implements the network
+//! moves the bytes between its flow and a descriptor that it is handed, so that a byte crosses one relay only,
+//! and a descriptor can travel to another process.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::{BoxFuture, ConnectFailure};
+
+/// The implementation's side of a connected [`Flow`]. Dropping it without [`attach`](Self::attach) resets the
+/// connection.
+pub trait FlowHandle: Send {
+    /// Moves bytes between the connection and `socket` (a connected stream socket) until both directions have
+    /// ended: end of stream is carried as half-close both ways, a reset as a reset where the socket can show
+    /// one (`SO_LINGER` 0 on TCP).
+    fn attach(self: Box<Self>, socket: OwnedFd) -> io::Result<()>;
+}
+
+/// A TCP connection that the target has accepted.
+pub struct Flow {
+    local: SocketAddr,
+    peer: SocketAddr,
+    handle: Box<dyn FlowHandle>,
+}
+
+impl Flow {
+    /// Wraps an implementation's connection.
+    pub fn new(local: SocketAddr, peer: SocketAddr, handle: Box<dyn FlowHandle>) -> Self {
+        Self { local, peer, handle }
+    }
+
+    /// Our address inside the network.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The target's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Hands over a descriptor: the network itself moves the bytes between it and the connection.
+    pub fn attach(self, socket: OwnedFd) -> io::Result<()> {
+        self.handle.attach(socket)
+    }
+
+    /// The connection as a tokio stream. Must be called within a tokio runtime with I/O enabled.
+    pub fn into_stream(self) -> io::Result<FlowStream> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let stream = FlowStream { local: self.local, peer: self.peer, inner: UnixStream::from_std(ours)? };
+        self.handle.attach(theirs.into())?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("local", &self.local).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// A TCP connection as `AsyncRead` and `AsyncWrite`. Shutting down the writer half-closes the connection.
+#[derive(Debug)]
+pub struct FlowStream {
+    local: SocketAddr,
+    peer: SocketAddr,
+    inner: UnixStream,
+}
+
+impl FlowStream {
+    /// Our address inside the network.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The target's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
+impl AsyncRead for FlowStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for FlowStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A UDP endpoint inside the network: one end of a `SOCK_SEQPACKET` pair whose other end the network serves.
+///
+/// One message is one datagram behind a header: a byte 4 or 6, the port (big-endian), the address (4 or 16
+/// bytes). Towards the network the header names the destination, from it the source.
+#[derive(Debug)]
+pub struct UdpFlow {
+    local: SocketAddr,
+    socket: OwnedFd,
+}
+
+impl UdpFlow {
+    /// The longest header.
+    pub const MAX_HEADER: usize = 19;
+
+    /// Makes an endpoint and the descriptor that the network must serve.
+    pub fn pair(local: SocketAddr) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        Ok((Self { local, socket: ours }, theirs))
+    }
+
+    /// Wraps a descriptor that came from elsewhere, for example from the daemon.
+    pub fn from_fd(local: SocketAddr, socket: OwnedFd) -> Self {
+        Self { local, socket }
+    }
+
+    /// Our address inside the network.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The descriptor, for a caller with an event loop of its own.
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket
+    }
+
+    /// The endpoint for use in a tokio runtime with I/O enabled.
+    pub fn into_socket(self) -> io::Result<UdpSocket> {
+        Ok(UdpSocket { local: self.local, socket: AsyncFd::register(self.socket)? })
+    }
+
+    /// Writes the header for `address`; returns its length.
+    pub fn write_header(address: SocketAddr, header: &mut [u8; Self::MAX_HEADER]) -> usize {
+        header[1..3].copy_from_slice(&address.port().to_be_bytes());
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                header[0] = 4;
+                header[3..7].copy_from_slice(&ip.octets());
+                7
+            }
+            IpAddr::V6(ip) => {
+                header[0] = 6;
+                header[3..19].copy_from_slice(&ip.octets());
+                19
+            }
+        }
+    }
+
+    /// Splits a message into its address and payload; `None` if it is malformed.
+    pub fn split(message: &[u8]) -> Option<(SocketAddr, &[u8])> {
+        let (&family, rest) = message.split_first()?;
+        let (port, rest) = rest.split_first_chunk::<2>()?;
+        let port = u16::from_be_bytes(*port);
+        match family {
+            4 => {
+                let (ip, payload) = rest.split_first_chunk::<4>()?;
+                Some((SocketAddr::from((Ipv4Addr::from(*ip), port)), payload))
+            }
+            6 => {
+                let (ip, payload) = rest.split_first_chunk::<16>()?;
+                Some((SocketAddr::from((Ipv6Addr::from(*ip), port)), payload))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A [`UdpFlow`] with asynchronous methods.
+#[derive(Debug)]
+pub struct UdpSocket {
+    local: SocketAddr,
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl UdpSocket {
+    /// Our address inside the network.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Sends one datagram.
+    pub async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        let mut header = [0; UdpFlow::MAX_HEADER];
+        let len = UdpFlow::write_header(to, &mut header);
+        let parts = [io::IoSlice::new(&header[..len]), io::IoSlice::new(payload)];
+        loop {
+            let mut guard = self.socket.writable().await?;
+            let sent = guard.try_io(|fd| {
+                let flags = rustix::net::SendFlags::NOSIGNAL;
+                rustix::net::sendmsg(fd, &parts, &mut rustix::net::SendAncillaryBuffer::default(), flags)
+                    .map_err(io::Error::from)
+            });
+            if let Ok(result) = sent {
+                return result.map(drop);
+            }
+        }
+    }
+
+    /// Receives one datagram into `buffer`; returns its length and source. A longer datagram is cut.
+    /// `UnexpectedEof` means that the network closed the endpoint.
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let mut message = vec![0; UdpFlow::MAX_HEADER + buffer.len()];
+        loop {
+            let mut guard = self.socket.readable().await?;
+            let received = guard.try_io(|fd| {
+                rustix::net::recv(fd, &mut message[..], rustix::net::RecvFlags::empty())
+                    .map_err(io::Error::from)
+            });
+            let Ok(received) = received else { continue };
+            let (len, _) = received?;
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let Some((from, payload)) = UdpFlow::split(&message[..len]) else { continue };
+            let len = payload.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&payload[..len]);
+            return Ok((len, from));
+        }
+    }
+}
+
+/// The implementation's side of a connection that a peer asks for. Dropping it refuses the connection.
+pub trait IncomingHandle: Send {
+    /// Completes the handshake.
+    fn accept(self: Box<Self>) -> BoxFuture<'static, Result<Flow, ConnectFailure>>;
+    /// Answers with RST.
+    fn refuse(self: Box<Self>);
+    /// Answers nothing, as if the host were not there.
+    fn ignore(self: Box<Self>);
+}
+
+/// A connection that a peer asks for: its SYN is held until somebody decides.
+pub struct Incoming {
+    local: SocketAddr,
+    peer: SocketAddr,
+    handle: Box<dyn IncomingHandle>,
+}
+
+impl Incoming {
+    /// Wraps an implementation's pending connection.
+    pub fn new(local: SocketAddr, peer: SocketAddr, handle: Box<dyn IncomingHandle>) -> Self {
+        Self { local, peer, handle }
+    }
+
+    /// The address asked for.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Who asks.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Completes the handshake.
+    pub async fn accept(self) -> Result<Flow, ConnectFailure> {
+        self.handle.accept().await
+    }
+
+    /// Answers with RST.
+    pub fn refuse(self) {
+        self.handle.refuse();
+    }
+
+    /// Answers nothing, as if the host were not there.
+    pub fn ignore(self) {
+        self.handle.ignore();
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("local", &self.local)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Connections that peers ask for, on one port. Dropping it stops listening.
+#[derive(Debug)]
+pub struct Listener {
+    port: u16,
+    incoming: mpsc::Receiver<Incoming>,
+}
+
+impl Listener {
+    /// Wraps an implementation's queue; the implementation stops listening when the receiver is gone.
+    pub fn new(port: u16, incoming: mpsc::Receiver<Incoming>) -> Self {
+        Self { port, incoming }
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The next connection that a peer asks for; `None` when the network was closed.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        self.incoming.recv().await
+    }
+
+    /// Accepts the next connection.
+    pub async fn accept(&mut self) -> Result<Flow, ConnectFailure> {
+        match self.next().await {
+            Some(incoming) => incoming.accept().await,
+            None => Err(ConnectFailure::Closed),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The packet path and the boundary above it.
+//!
+//! [`Network`] is the one trait that everything above packets asks: exec, proxies, forwards,
+//! verification, the library. This crate knows no protocol and no credential.
+
+mod failure;
+mod flow;
+mod network;
+mod status;
+
+pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
+pub use flow::{Flow, FlowHandle, FlowStream, Incoming, IncomingHandle, Listener, UdpFlow, UdpSocket};
+pub use network::{
+    Answer, BoxFuture, Connect, Destination, Listen, Network, PingKind, Pong, Query, RecordType, Udp,
+};
+pub use status::{Counters, Phase, Status};

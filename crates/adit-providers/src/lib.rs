@@ -1,0 +1,1 @@
+//! Credentials and profiles: wg-quick files, secrets, the state store.

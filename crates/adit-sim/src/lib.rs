@@ -1,0 +1,1 @@
+//! The laboratory: virtual time, links, NATs, scripted networks, in-process servers.

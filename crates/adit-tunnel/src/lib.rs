@@ -1,0 +1,28 @@
+//! The vocabulary of tunnels: what a VPN protocol must offer ([`Tunnel`]), where it writes what it
+//! produces ([`Outbox`]), and the words both sides share ([`Prefix`], [`NetConfig`], [`Dropped`]).
+//!
+//! This crate is *not* a runtime. It opens no socket, reads no clock, holds no lock and draws no
+//! randomness: whatever is not an argument does not exist. That is what makes a protocol built on it
+//! fuzzable, and what lets ten virtual minutes of packet loss run in a tenth of a second.
+//!
+//! ```text
+//!            handle_net                    handle_packet
+//!  links ───────────────▶ ┌──────────┐ ◀─────────────── packet end
+//!                         │  Tunnel  │                  (netstack or TUN)
+//!  links ◀── Outbox::net ─└──────────┘─ Outbox::host ──▶
+//! ```
+
+mod config;
+mod contract;
+mod host;
+mod outbox;
+mod prefix;
+
+pub use config::{DnsConfig, DnsRoute, NetConfig};
+pub use contract::{
+    Deadline, Dropped, Event, Fault, HostPort, LinkId, LinkSpec, NetInput, PeerStatus, Tunnel, TunnelError,
+    Unreachable,
+};
+pub use host::HostPacket;
+pub use outbox::{MAX_DATAGRAM, MAX_PACKET, NetQueue, NetSlot, Outbox, PacketQueue, PacketSlot, Transmit};
+pub use prefix::{ParsePrefixError, Prefix, PrefixTable};

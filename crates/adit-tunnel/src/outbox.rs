@@ -1,0 +1,310 @@
+//! Where a tunnel writes what it produces: datagrams for the network below, packets for the packet end.
+//!
+//! Protocols *reserve, fill, commit*. The driver owns the one [`Outbox`] of a loop for the life of the
+//! process, so nothing here allocates after construction.
+
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+
+use crate::{HostPacket, LinkId};
+
+/// The largest datagram a slot holds: the largest UDP payload.
+pub const MAX_DATAGRAM: usize = 65_507;
+/// The largest IP packet a slot holds.
+pub const MAX_PACKET: usize = 65_535;
+/// One UDP GSO send carries at most this many datagrams (Linux `UDP_MAX_SEGMENTS` is 128 since 6.9, 64 before).
+const MAX_SEGMENTS: usize = 64;
+
+/// Everything a tunnel produces.
+#[derive(Debug)]
+pub struct Outbox {
+    /// For the network below.
+    pub net: NetQueue,
+    /// For the packet end.
+    pub host: PacketQueue,
+}
+
+impl Outbox {
+    /// An outbox with the given capacities, in bytes.
+    pub fn with_capacity(net: usize, host: usize) -> Self {
+        Self { net: NetQueue::with_capacity(net), host: PacketQueue::with_capacity(host) }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::with_capacity(512 * 1024, 512 * 1024)
+    }
+}
+
+/// One system call's worth of underlay data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit<'a> {
+    /// The link to send on.
+    pub link: LinkId,
+    /// The destination of datagrams; `None` on a stream link.
+    pub to: Option<SocketAddr>,
+    /// The size of each datagram in `data` (the last may be shorter); equals `data.len()` for one datagram.
+    pub segment: usize,
+    /// The bytes.
+    pub data: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    link: LinkId,
+    to: Option<SocketAddr>,
+    start: usize,
+    len: usize,
+    segment: usize,
+    segments: usize,
+    closed: bool,
+}
+
+/// Underlay-bound data, grouped as it is committed so that one batch is one GSO send.
+#[derive(Debug)]
+pub struct NetQueue {
+    bytes: Vec<u8>,
+    used: usize,
+    batches: Vec<Batch>,
+    max_batches: usize,
+}
+
+impl NetQueue {
+    fn with_capacity(capacity: usize) -> Self {
+        let max_batches = 1024;
+        Self { bytes: vec![0; capacity], used: 0, batches: Vec::with_capacity(max_batches), max_batches }
+    }
+
+    /// Space for one datagram of at most `len` bytes (or `len` stream bytes when `to` is `None`).
+    /// `None` is backpressure: the driver must flush first.
+    pub fn reserve(&mut self, link: LinkId, to: Option<SocketAddr>, len: usize) -> Option<NetSlot<'_>> {
+        if self.free() < len || self.batches.len() >= self.max_batches || len > MAX_PACKET {
+            return None;
+        }
+        let start = self.used;
+        Some(NetSlot { queue: self, link, to, start, len })
+    }
+
+    /// Bytes that can still be reserved.
+    pub fn free(&self) -> usize {
+        self.bytes.len() - self.used
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Hands every batch to `send`, oldest first, and empties the queue.
+    pub fn drain(&mut self, mut send: impl FnMut(Transmit<'_>)) {
+        for batch in self.batches.drain(..) {
+            send(Transmit {
+                link: batch.link,
+                to: batch.to,
+                segment: batch.segment,
+                data: &self.bytes[batch.start..batch.start + batch.len],
+            });
+        }
+        self.used = 0;
+    }
+
+    fn commit(&mut self, link: LinkId, to: Option<SocketAddr>, len: usize) {
+        let start = self.used;
+        self.used += len;
+        if let Some(last) = self.batches.last_mut()
+            && last.link == link
+            && last.to == to
+            && (to.is_none() || (!last.closed && len <= last.segment && last.segments < MAX_SEGMENTS))
+            && last.len + len <= MAX_DATAGRAM
+        {
+            last.len += len;
+            last.segments += 1;
+            // A GSO send allows a shorter datagram only at its end.
+            last.closed = len < last.segment;
+            if to.is_none() {
+                last.segment = last.len;
+            }
+            return;
+        }
+        self.batches.push(Batch { link, to, start, len, segment: len, segments: 1, closed: false });
+    }
+}
+
+/// Reserved space in a [`NetQueue`]; given back unless committed.
+#[derive(Debug)]
+pub struct NetSlot<'a> {
+    queue: &'a mut NetQueue,
+    link: LinkId,
+    to: Option<SocketAddr>,
+    start: usize,
+    len: usize,
+}
+
+impl NetSlot<'_> {
+    /// Keeps the first `used` bytes as one datagram.
+    ///
+    /// # Panics
+    /// If `used` exceeds the reservation: a bug of the protocol, not of its input.
+    pub fn commit(self, used: usize) {
+        assert!(used <= self.len, "committed {used} of {} reserved bytes", self.len);
+        if used > 0 {
+            self.queue.commit(self.link, self.to, used);
+        }
+    }
+}
+
+impl Deref for NetSlot<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.queue.bytes[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for NetSlot<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.queue.bytes[self.start..self.start + self.len]
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    start: usize,
+    len: usize,
+    segment: Option<u16>,
+}
+
+/// IP packets for the packet end.
+#[derive(Debug)]
+pub struct PacketQueue {
+    bytes: Vec<u8>,
+    used: usize,
+    entries: Vec<Entry>,
+    max_entries: usize,
+}
+
+impl PacketQueue {
+    fn with_capacity(capacity: usize) -> Self {
+        let max_entries = 1024;
+        Self { bytes: vec![0; capacity], used: 0, entries: Vec::with_capacity(max_entries), max_entries }
+    }
+
+    /// Space for one packet of at most `len` bytes; `None` is backpressure.
+    pub fn reserve(&mut self, len: usize) -> Option<PacketSlot<'_>> {
+        if self.free() < len || self.entries.len() >= self.max_entries {
+            return None;
+        }
+        let start = self.used;
+        Some(PacketSlot { queue: self, start, len })
+    }
+
+    /// Bytes that can still be reserved.
+    pub fn free(&self) -> usize {
+        self.bytes.len() - self.used
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Packets (super-segments count once) that wait.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Hands every packet to `take`, oldest first, and empties the queue.
+    pub fn drain(&mut self, mut take: impl FnMut(HostPacket<'_>)) {
+        for entry in self.entries.drain(..) {
+            let bytes = &self.bytes[entry.start..entry.start + entry.len];
+            take(match entry.segment {
+                Some(segment) => HostPacket::segmented(bytes, segment),
+                None => HostPacket::new(bytes),
+            });
+        }
+        self.used = 0;
+    }
+}
+
+/// Reserved space in a [`PacketQueue`]; given back unless committed.
+#[derive(Debug)]
+pub struct PacketSlot<'a> {
+    queue: &'a mut PacketQueue,
+    start: usize,
+    len: usize,
+}
+
+impl PacketSlot<'_> {
+    /// Keeps the first `used` bytes as one packet.
+    ///
+    /// # Panics
+    /// If `used` exceeds the reservation: a bug of the protocol, not of its input.
+    pub fn commit(self, used: usize) {
+        assert!(used <= self.len, "committed {used} of {} reserved bytes", self.len);
+        if used > 0 {
+            self.queue.entries.push(Entry { start: self.start, len: used, segment: None });
+            self.queue.used += used;
+        }
+    }
+}
+
+impl Deref for PacketSlot<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.queue.bytes[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for PacketSlot<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.queue.bytes[self.start..self.start + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drained(queue: &mut NetQueue) -> Vec<(usize, usize)> {
+        let mut batches = Vec::new();
+        queue.drain(|t| batches.push((t.segment, t.data.len())));
+        batches
+    }
+
+    fn put(queue: &mut NetQueue, to: &str, len: usize) {
+        // Reserved space is larger than what is used: batches go by what was committed.
+        queue.reserve(LinkId(0), Some(to.parse().unwrap()), len + 100).unwrap().commit(len);
+    }
+
+    #[test]
+    fn datagrams_of_one_size_share_a_batch_and_a_shorter_one_ends_it() {
+        let mut queue = NetQueue::with_capacity(100_000);
+        for len in [1000, 1000, 400, 1000] {
+            put(&mut queue, "127.0.0.1:1", len);
+        }
+        assert_eq!(drained(&mut queue), [(1000, 2400), (1000, 1000)]);
+    }
+
+    #[test]
+    fn another_destination_or_a_longer_datagram_starts_a_batch() {
+        let mut queue = NetQueue::with_capacity(100_000);
+        put(&mut queue, "127.0.0.1:1", 100);
+        put(&mut queue, "127.0.0.1:2", 100);
+        put(&mut queue, "127.0.0.1:2", 200);
+        assert_eq!(drained(&mut queue), [(100, 100), (100, 100), (200, 200)]);
+        assert!(queue.is_empty() && queue.free() == 100_000);
+    }
+
+    #[test]
+    fn what_is_not_committed_is_given_back() {
+        let mut queue = PacketQueue::with_capacity(3000);
+        drop(queue.reserve(2000).unwrap());
+        queue.reserve(2000).unwrap().commit(1500);
+        assert!(queue.reserve(2000).is_none(), "1500 of 3000 bytes are taken");
+        let mut lens = Vec::new();
+        queue.drain(|packet| lens.push(packet.bytes().len()));
+        assert_eq!(lens, [1500]);
+    }
+}

@@ -1,0 +1,1 @@
+//! Staged verification of a connection: stages, budgets, evidence, failure classes, the report.

@@ -1,0 +1,1 @@
+//! Userspace networking with embedded tunnels: the library behind the `adit` binary.

@@ -1,0 +1,3 @@
+//! The repository's own tasks: `cargo xtask` prints the list.
+
+fn main() {}
