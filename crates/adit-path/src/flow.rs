@@ -6,14 +6,13 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixDatagram as StdUnixDatagram, UnixStream as StdUnixStream};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{UnixDatagram, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::{BoxFuture, ConnectFailure};
@@ -157,7 +156,10 @@ impl UdpFlow {
 
     /// The endpoint for use in a tokio runtime with I/O enabled.
     pub fn into_socket(self) -> io::Result<UdpSocket> {
-        Ok(UdpSocket { local: self.local, socket: AsyncFd::register(self.socket)? })
+        // Sequenced packets through the datagram type: the system calls are the same, and end of file shows.
+        let socket = StdUnixDatagram::from(self.socket);
+        socket.set_nonblocking(true)?;
+        Ok(UdpSocket { local: self.local, socket: UnixDatagram::from_std(socket)? })
     }
 
     /// Writes the header for `address`; returns its length.
@@ -200,7 +202,7 @@ impl UdpFlow {
 #[derive(Debug)]
 pub struct UdpSocket {
     local: SocketAddr,
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixDatagram,
 }
 
 impl UdpSocket {
@@ -214,17 +216,14 @@ impl UdpSocket {
         let mut header = [0; UdpFlow::MAX_HEADER];
         let len = UdpFlow::write_header(to, &mut header);
         let parts = [io::IoSlice::new(&header[..len]), io::IoSlice::new(payload)];
-        loop {
-            let mut guard = self.socket.writable().await?;
-            let sent = guard.try_io(|fd| {
-                let flags = rustix::net::SendFlags::NOSIGNAL;
-                rustix::net::sendmsg(fd, &parts, &mut rustix::net::SendAncillaryBuffer::default(), flags)
+        self.socket
+            .async_io(Interest::WRITABLE, || {
+                let mut control = rustix::net::SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&self.socket, &parts, &mut control, rustix::net::SendFlags::NOSIGNAL)
+                    .map(drop)
                     .map_err(io::Error::from)
-            });
-            if let Ok(result) = sent {
-                return result.map(drop);
-            }
-        }
+            })
+            .await
     }
 
     /// Receives one datagram into `buffer`; returns its length and source. A longer datagram is cut.
@@ -232,13 +231,7 @@ impl UdpSocket {
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let mut message = vec![0; UdpFlow::MAX_HEADER + buffer.len()];
         loop {
-            let mut guard = self.socket.readable().await?;
-            let received = guard.try_io(|fd| {
-                rustix::net::recv(fd, &mut message[..], rustix::net::RecvFlags::empty())
-                    .map_err(io::Error::from)
-            });
-            let Ok(received) = received else { continue };
-            let (len, _) = received?;
+            let len = self.socket.recv(&mut message).await?;
             if len == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
