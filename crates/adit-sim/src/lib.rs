@@ -1,1 +1,5 @@
 //! The laboratory: virtual time, links, NATs, scripted networks, in-process servers.
+
+mod scripted;
+
+pub use scripted::{Host, ScriptedNetwork, Serve, Service};

@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn what_is_not_committed_is_given_back() {
         let mut queue = PacketQueue::with_capacity(3000);
-        drop(queue.reserve(2000).unwrap());
+        let _given_back = queue.reserve(2000).unwrap();
         queue.reserve(2000).unwrap().commit(1500);
         assert!(queue.reserve(2000).is_none(), "1500 of 3000 bytes are taken");
         let mut lens = Vec::new();
