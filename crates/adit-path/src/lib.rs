@@ -6,6 +6,7 @@
 mod failure;
 mod flow;
 mod network;
+mod ownership;
 mod status;
 
 pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
@@ -13,4 +14,5 @@ pub use flow::{Flow, FlowHandle, FlowStream, Incoming, IncomingHandle, Listener,
 pub use network::{
     Answer, BoxFuture, Connect, Destination, Listen, Network, PingKind, Pong, Query, RecordType, Udp,
 };
+pub use ownership::{Claim, Ownership};
 pub use status::{Counters, Phase, Status};
