@@ -68,12 +68,19 @@ pub struct NetQueue {
     used: usize,
     batches: Vec<Batch>,
     max_batches: usize,
+    blocked: Vec<LinkId>,
 }
 
 impl NetQueue {
     fn with_capacity(capacity: usize) -> Self {
         let max_batches = 1024;
-        Self { bytes: vec![0; capacity], used: 0, batches: Vec::with_capacity(max_batches), max_batches }
+        Self {
+            bytes: vec![0; capacity],
+            used: 0,
+            batches: Vec::with_capacity(max_batches),
+            max_batches,
+            blocked: Vec::new(),
+        }
     }
 
     /// Space for one datagram of at most `len` bytes (or `len` stream bytes when `to` is `None`).
@@ -82,8 +89,23 @@ impl NetQueue {
         if self.free() < len || self.batches.len() >= self.max_batches || len > MAX_PACKET {
             return None;
         }
+        if self.blocked.contains(&link) {
+            return None;
+        }
         let start = self.used;
         Some(NetSlot { queue: self, link, to, start, len })
+    }
+
+    /// Refuses reservations for a stream link whose backlog is full, until [`unblock`](Self::unblock).
+    pub fn block(&mut self, link: LinkId) {
+        if !self.blocked.contains(&link) {
+            self.blocked.push(link);
+        }
+    }
+
+    /// Allows reservations for a link again.
+    pub fn unblock(&mut self, link: LinkId) {
+        self.blocked.retain(|blocked| *blocked != link);
     }
 
     /// Bytes that can still be reserved.
@@ -93,6 +115,36 @@ impl NetQueue {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Hands batches to `send`, oldest first, until it takes less than a whole one; what it did not take stays.
+    /// `send` returns the bytes taken: of datagrams, whole ones. Returns whether the queue is empty now.
+    pub fn flush(&mut self, mut send: impl FnMut(Transmit<'_>) -> usize) -> bool {
+        let mut done = 0;
+        for batch in &mut self.batches {
+            let data = &self.bytes[batch.start..batch.start + batch.len];
+            let taken = send(Transmit { link: batch.link, to: batch.to, segment: batch.segment, data });
+            if taken < data.len() {
+                batch.start += taken;
+                batch.len -= taken;
+                break;
+            }
+            done += 1;
+        }
+        self.batches.drain(..done);
+        // What stays moves to the front, so that it never costs more space than its own length.
+        match self.batches.first().map(|batch| batch.start) {
+            None => self.used = 0,
+            Some(0) => {}
+            Some(start) => {
+                self.bytes.copy_within(start..self.used, 0);
+                self.used -= start;
+                for batch in &mut self.batches {
+                    batch.start -= start;
+                }
+            }
+        }
         self.batches.is_empty()
     }
 
@@ -295,6 +347,35 @@ mod tests {
         put(&mut queue, "127.0.0.1:2", 200);
         assert_eq!(drained(&mut queue), [(100, 100), (100, 100), (200, 200)]);
         assert!(queue.is_empty() && queue.free() == 100_000);
+    }
+
+    #[test]
+    fn what_a_full_socket_does_not_take_stays_in_order() {
+        let mut queue = NetQueue::with_capacity(10_000);
+        for (to, len) in
+            [("127.0.0.1:1", 1000), ("127.0.0.1:2", 600), ("127.0.0.1:2", 600), ("127.0.0.1:3", 50)]
+        {
+            put(&mut queue, to, len);
+        }
+        let mut calls = 0;
+        let empty = queue.flush(|t| {
+            calls += 1;
+            // The second batch is two datagrams; the socket takes the first of them.
+            if calls == 2 { t.segment } else { t.data.len() }
+        });
+        assert!(!empty && queue.free() == 10_000 - 650);
+        assert_eq!(drained(&mut queue), [(600, 600), (50, 50)]);
+        assert!(queue.flush(|_| 0), "an empty queue is empty");
+    }
+
+    #[test]
+    fn a_blocked_stream_link_refuses_reservations_and_others_do_not() {
+        let mut queue = NetQueue::with_capacity(10_000);
+        queue.block(LinkId(7));
+        assert!(queue.reserve(LinkId(7), None, 10).is_none());
+        assert!(queue.reserve(LinkId(8), None, 10).is_some());
+        queue.unblock(LinkId(7));
+        assert!(queue.reserve(LinkId(7), None, 10).is_some());
     }
 
     #[test]
