@@ -97,6 +97,9 @@ pub enum ResolveFailure {
         /// The address.
         address: IpAddr,
     },
+    /// A budget is used up.
+    #[error("out of {0}")]
+    Exhausted(String),
     /// The text is no DNS name.
     #[error("`{name}` is not a DNS name")]
     BadName {

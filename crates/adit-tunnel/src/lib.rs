@@ -15,6 +15,7 @@
 mod config;
 mod contract;
 mod host;
+mod names;
 mod outbox;
 mod prefix;
 
@@ -24,5 +25,6 @@ pub use contract::{
     Unreachable,
 };
 pub use host::HostPacket;
+pub use names::{NameScope, is_under, reverse_address};
 pub use outbox::{MAX_DATAGRAM, MAX_PACKET, NetQueue, NetSlot, Outbox, PacketQueue, PacketSlot, Transmit};
 pub use prefix::{ParsePrefixError, Prefix, PrefixTable};
