@@ -3,7 +3,9 @@
 /// An IP packet, or a TCP/UDP super-segment that stands for many.
 ///
 /// A super-segment is one IP header, one transport header and more payload than fits into a packet;
-/// whoever seals it cuts it every `segment` payload bytes.
+/// whoever seals it cuts it every `segment` payload bytes ([`segments`](Self::segments)). Lengths and checksums
+/// of a super-segment need not be right: the cut computes them, also when the payload fits into one packet.
+/// The bytes of a plain packet are final.
 #[derive(Clone, Copy, Debug)]
 pub struct HostPacket<'a> {
     bytes: &'a [u8],

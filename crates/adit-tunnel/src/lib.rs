@@ -12,19 +12,29 @@
 //!  links ◀── Outbox::net ─└──────────┘─ Outbox::host ──▶
 //! ```
 
+mod checksum;
+mod coalesce;
 mod config;
 mod contract;
+mod cut;
 mod host;
 mod names;
 mod outbox;
+mod packet_queue;
 mod prefix;
+#[cfg(test)]
+mod testing;
+pub mod view;
 
+pub use checksum::Checksum;
 pub use config::{DnsConfig, DnsRoute, NetConfig};
 pub use contract::{
     Deadline, Dropped, Event, Fault, HostPort, LinkId, LinkSpec, NetInput, PeerStatus, Tunnel, TunnelError,
     Unreachable,
 };
+pub use cut::{Segment, Segments};
 pub use host::HostPacket;
 pub use names::{NameScope, is_under, reverse_address};
-pub use outbox::{MAX_DATAGRAM, MAX_PACKET, NetQueue, NetSlot, Outbox, PacketQueue, PacketSlot, Transmit};
+pub use outbox::{MAX_DATAGRAM, MAX_PACKET, NetQueue, NetSlot, Outbox, Transmit};
+pub use packet_queue::{PacketQueue, PacketSlot};
 pub use prefix::{ParsePrefixError, Prefix, PrefixTable};

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
-use crate::{HostPacket, LinkId};
+use crate::{LinkId, PacketQueue};
 
 /// The largest datagram a slot holds: the largest UDP payload.
 pub const MAX_DATAGRAM: usize = 65_507;
@@ -220,101 +220,6 @@ impl DerefMut for NetSlot<'_> {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    start: usize,
-    len: usize,
-    segment: Option<u16>,
-}
-
-/// IP packets for the packet end.
-#[derive(Debug)]
-pub struct PacketQueue {
-    bytes: Vec<u8>,
-    used: usize,
-    entries: Vec<Entry>,
-    max_entries: usize,
-}
-
-impl PacketQueue {
-    fn with_capacity(capacity: usize) -> Self {
-        let max_entries = 1024;
-        Self { bytes: vec![0; capacity], used: 0, entries: Vec::with_capacity(max_entries), max_entries }
-    }
-
-    /// Space for one packet of at most `len` bytes; `None` is backpressure.
-    pub fn reserve(&mut self, len: usize) -> Option<PacketSlot<'_>> {
-        if self.free() < len || self.entries.len() >= self.max_entries {
-            return None;
-        }
-        let start = self.used;
-        Some(PacketSlot { queue: self, start, len })
-    }
-
-    /// Bytes that can still be reserved.
-    pub fn free(&self) -> usize {
-        self.bytes.len() - self.used
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Packets (super-segments count once) that wait.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Hands every packet to `take`, oldest first, and empties the queue.
-    pub fn drain(&mut self, mut take: impl FnMut(HostPacket<'_>)) {
-        for entry in self.entries.drain(..) {
-            let bytes = &self.bytes[entry.start..entry.start + entry.len];
-            take(match entry.segment {
-                Some(segment) => HostPacket::segmented(bytes, segment),
-                None => HostPacket::new(bytes),
-            });
-        }
-        self.used = 0;
-    }
-}
-
-/// Reserved space in a [`PacketQueue`]; given back unless committed.
-#[derive(Debug)]
-pub struct PacketSlot<'a> {
-    queue: &'a mut PacketQueue,
-    start: usize,
-    len: usize,
-}
-
-impl PacketSlot<'_> {
-    /// Keeps the first `used` bytes as one packet.
-    ///
-    /// # Panics
-    /// If `used` exceeds the reservation: a bug of the protocol, not of its input.
-    pub fn commit(self, used: usize) {
-        assert!(used <= self.len, "committed {used} of {} reserved bytes", self.len);
-        if used > 0 {
-            self.queue.entries.push(Entry { start: self.start, len: used, segment: None });
-            self.queue.used += used;
-        }
-    }
-}
-
-impl Deref for PacketSlot<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.queue.bytes[self.start..self.start + self.len]
-    }
-}
-
-impl DerefMut for PacketSlot<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.queue.bytes[self.start..self.start + self.len]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,16 +281,5 @@ mod tests {
         assert!(queue.reserve(LinkId(8), None, 10).is_some());
         queue.unblock(LinkId(7));
         assert!(queue.reserve(LinkId(7), None, 10).is_some());
-    }
-
-    #[test]
-    fn what_is_not_committed_is_given_back() {
-        let mut queue = PacketQueue::with_capacity(3000);
-        let _given_back = queue.reserve(2000).unwrap();
-        queue.reserve(2000).unwrap().commit(1500);
-        assert!(queue.reserve(2000).is_none(), "1500 of 3000 bytes are taken");
-        let mut lens = Vec::new();
-        queue.drain(|packet| lens.push(packet.bytes().len()));
-        assert_eq!(lens, [1500]);
     }
 }

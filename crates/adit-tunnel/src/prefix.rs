@@ -195,6 +195,7 @@ impl<T> PrefixTable<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_longest_prefix_wins() {
@@ -225,5 +226,42 @@ mod tests {
     fn lengths_beyond_the_family_are_refused() {
         assert_eq!("10.0.0.0/33".parse::<Prefix>(), Err(ParsePrefixError::Length("33".to_owned())));
         assert_eq!("x/8".parse::<Prefix>(), Err(ParsePrefixError::Address("x".to_owned())));
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        // Few distinct bits, so that prefixes nest and addresses hit them.
+        prop_oneof![
+            prop::sample::select(vec![0u32, 0x0a00_0000, 0x0a01_0000, 0x0a01_0203, 0xffff_ffff])
+                .prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+            (0u128..4, 0u32..2)
+                .prop_map(|(high, low)| IpAddr::V6(Ipv6Addr::from_bits(high << 126 | u128::from(low)))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_answers_like_a_scan_over_all_prefixes(
+            entries in proptest::collection::vec((address(), 0u8..=128), 0..24), asked in address(),
+        ) {
+            let prefixes: Vec<Prefix> = entries
+                .into_iter()
+                .map(|(address, length)| Prefix { address, length: length.min(width(address)) })
+                .collect();
+            let mut table = PrefixTable::default();
+            for (value, prefix) in prefixes.iter().enumerate() {
+                table.insert(*prefix, value);
+            }
+            // The longest wins; of equal prefixes the one inserted last.
+            let naive = (0..prefixes.len())
+                .filter(|&value| prefixes[value].contains(asked))
+                .max_by_key(|&value| (prefixes[value].length, value));
+            prop_assert_eq!(table.lookup(asked).copied(), naive);
+        }
+
+        #[test]
+        fn what_is_written_reads_back(address in address(), length in 0u8..=128) {
+            let prefix = Prefix { address, length: length.min(width(address)) };
+            prop_assert_eq!(prefix.to_string().parse::<Prefix>(), Ok(prefix));
+        }
     }
 }
