@@ -1,1 +1,14 @@
 //! Userspace networking with embedded tunnels: the library behind the `adit` binary.
+//!
+//! The feature `cli`, on by default, adds the command line; a user of the library turns it off.
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+mod commands;
+pub mod config;
+pub mod failure;
+#[cfg(feature = "cli")]
+pub mod output;
+
+pub use failure::{Exit, Failure};

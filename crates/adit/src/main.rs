@@ -1,3 +1,7 @@
-//! The `adit` binary.
+//! The `adit` binary. Everything it does is in the library, where tests and documentation reach it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    adit::cli::main()
+}

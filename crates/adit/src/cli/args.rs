@@ -1,0 +1,242 @@
+//! The definition of the command line: help, man pages, completions and the environment's names come from here.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::config::duration;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  adit exec --config lab.conf --target tcp://db.internal:5432,postgres -- psql -h db.internal
+  adit up --config adit.toml --profile staging --detach
+  adit config check lab.conf
+
+Every flag has an environment variable, ADIT_ and its name. Precedence: flag, environment, file, default.
+`adit explain CODE` tells more about any failure, `adit explain exit-codes` lists the exit codes.";
+
+/// Joins a private network without root and without a TUN device, verifies it, and runs programs in it
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, styles = STYLES, after_help = EXAMPLES, max_term_width = 100)]
+#[command(disable_help_subcommand = true, infer_subcommands = false)]
+pub struct Cli {
+    /// The flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The configuration: an adit.toml, or a wg-quick file in place of a profile
+    ///
+    /// Without it: ./adit.toml, ./.adit.toml, $XDG_CONFIG_HOME/adit/config.toml, /etc/adit/config.toml.
+    #[arg(long, global = true, env = "ADIT_CONFIG", hide_env = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// The profile of the configuration
+    #[arg(short, long, global = true, env = "ADIT_PROFILE", hide_env = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Print the result as one JSON object on stdout
+    #[arg(long, global = true, env = "ADIT_JSON", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    /// Write events while they happen, one JSON object a line: a file, fd:N, or - for stdout
+    #[arg(long, global = true, env = "ADIT_EVENTS", hide_env = true, value_name = "DEST", value_hint = ValueHint::FilePath)]
+    pub events: Option<String>,
+    /// The form of the report on stdout
+    #[arg(
+        long,
+        global = true,
+        env = "ADIT_FORMAT",
+        hide_env = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub format: Format,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, env = "ADIT_QUIET", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub quiet: bool,
+    /// Log decisions; twice: everything but packets; three times: packets too
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to log, as `tracing` directives, like adit=debug
+    #[arg(long, global = true, env = "ADIT_LOG", hide_env = true, value_name = "DIRECTIVES")]
+    pub log: Option<String>,
+    /// The form of log lines on stderr
+    #[arg(
+        long,
+        global = true,
+        env = "ADIT_LOG_FORMAT",
+        hide_env = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+    /// When to use colour; NO_COLOR, CLICOLOR_FORCE and TERM=dumb are honoured
+    #[arg(
+        long,
+        global = true,
+        env = "ADIT_COLOR",
+        hide_env = true,
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    pub color: Color,
+    /// Print plain lines in place of a moving progress line
+    #[arg(long, global = true, env = "ADIT_NO_PROGRESS", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub no_progress: bool,
+    /// Where state is kept; without it nothing is written to disk
+    #[arg(long, global = true, env = "ADIT_STATE_DIR", hide_env = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+    /// The control socket of a running `adit up`
+    #[arg(long, global = true, env = "ADIT_SOCKET", hide_env = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+}
+
+/// Flags of the commands that connect.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connection options")]
+pub struct ConnectArgs {
+    /// A service that must answer first: tcp://host:port[,postgres|ssh|smtp|mysql|redis|tls], http(s)://…, udp://, dns://name, icmp://host
+    ///
+    /// May be given several times; ADIT_TARGETS holds several, one a line.
+    #[arg(long = "target", short = 't', value_name = "URL")]
+    pub targets: Vec<String>,
+    /// How long connecting and verifying may take together [default: 60s]
+    #[arg(long, env = "ADIT_TIMEOUT", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// How programs reach the network [default: auto]
+    #[arg(long, env = "ADIT_MODE", hide_env = true, value_name = "MODE")]
+    pub mode: Option<Mode>,
+    /// Refuse a weaker mode and doubtful configuration in place of a warning
+    #[arg(long, env = "ADIT_STRICT", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub strict: bool,
+    /// The WireGuard private key, where the file has none: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    #[arg(long, env = "ADIT_PRIVATE_KEY", hide_env = true, value_name = "SOURCE")]
+    pub private_key: Option<RawSource>,
+    /// The WireGuard preshared key, where the file has none: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    #[arg(long, env = "ADIT_PRESHARED_KEY", hide_env = true, value_name = "SOURCE")]
+    pub preshared_key: Option<RawSource>,
+    /// Remove secrets from where they came: files are unlinked, variables unset
+    #[arg(long, env = "ADIT_CONSUME", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub consume: bool,
+    /// Accept secret files that other users can read
+    #[arg(long, env = "ADIT_INSECURE_PERMS", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub insecure_perms: bool,
+}
+
+/// The text of a secret's source. It may be a secret put there by mistake, hence it is never printed.
+#[derive(Clone)]
+pub struct RawSource(pub String);
+
+impl From<String> for RawSource {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for RawSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RawSource(…)")
+    }
+}
+
+/// The form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people, on stderr
+    Text,
+    /// Workflow commands and a step summary of GitHub Actions
+    Github,
+    /// JUnit XML, one test case a stage
+    Junit,
+    /// The answer that a Fabro hook gives: exit code 0 or 2 and a JSON object
+    FabroHook,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// How programs reach the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The best that works here
+    Auto,
+    /// `up`: a network stack in the process, no device
+    Userspace,
+    /// `up`: a TUN device with routes and DNS
+    Tun,
+    /// `exec`: system calls are intercepted by seccomp
+    Seccomp,
+    /// `exec`: proxy variables in the program's environment, for programs that honour them
+    Env,
+}
+
+impl Mode {
+    /// The word on the command line and in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Userspace => "userspace",
+            Self::Tun => "tun",
+            Self::Seccomp => "seccomp",
+            Self::Env => "env",
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write man pages, one file a command
+    Man(ManArgs),
+    /// Print a shell's completion script
+    Completions(CompletionsArgs),
+    /// Print the version
+    Version,
+}
+
+/// `adit man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory to write to; it is made if it is missing
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+}
+
+/// `adit completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}

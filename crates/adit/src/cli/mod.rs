@@ -1,0 +1,138 @@
+//! The command line: parsing, dispatch to one function a verb, and the exit code.
+
+mod args;
+mod secrets;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+
+pub use args::*;
+
+use crate::commands;
+use crate::output::{Ui, logging};
+use crate::{Exit, Failure};
+
+/// The definition that help, man pages and completions are made of.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// What a verb works with.
+#[derive(Debug)]
+pub struct Context {
+    /// The flags that every command takes.
+    pub global: Global,
+    /// Where messages and results go.
+    pub ui: Ui,
+    matches: ArgMatches,
+}
+
+impl Context {
+    /// Where the value of a flag came from: the command line, its variable, or nowhere.
+    pub fn flag_origin(&self, flag: &str) -> Option<FlagOrigin> {
+        let mut matches = &self.matches;
+        loop {
+            match matches.try_contains_id(flag).ok().and_then(|_| matches.value_source(flag)) {
+                Some(ValueSource::CommandLine) => return Some(FlagOrigin::Argument),
+                Some(ValueSource::EnvVariable) => return Some(FlagOrigin::Environment),
+                _ => matches = matches.subcommand()?.1,
+            }
+        }
+    }
+}
+
+/// Where a flag's value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlagOrigin {
+    /// The command line.
+    Argument,
+    /// The flag's environment variable.
+    Environment,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os().collect()).code())
+}
+
+fn run(arguments: Vec<OsString>) -> Exit {
+    let plain = Ui::plain();
+    if let Err(failure) = secrets::refuse(&arguments) {
+        plain.failure(&failure);
+        return failure.exit;
+    }
+    let matches = match definition().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return explain_usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return explain_usage(&error),
+    };
+    let ui = Ui::new(&cli.global);
+    if let Err(failure) = logging::start(&cli.global, &ui) {
+        ui.failure(&failure);
+        return failure.exit;
+    }
+    let mut context = Context { global: cli.global, ui, matches };
+    match dispatch(&mut context, &cli.command) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            context.ui.failure(&failure);
+            failure.exit
+        }
+    }
+}
+
+fn dispatch(context: &mut Context, command: &Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Man(args) => commands::man::run(context, args),
+        Command::Completions(args) => commands::completions::run(context, args),
+        Command::Version => commands::version::run(context),
+    }
+}
+
+/// Help and version are results; everything else is a wrong command line.
+fn explain_usage(error: &clap::Error) -> Exit {
+    // A closed pipe is the reader's decision.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+        _ => Exit::Usage,
+    }
+}
+
+/// A result that could not be written to stdout.
+pub fn stdout_failed(error: io::Error) -> Failure {
+    Failure::new(Exit::Environment, "env.stdout", "the result cannot be written to stdout")
+        .seen(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_with_a_value_has_its_variable() {
+        let mut definition = definition();
+        definition.build();
+        for argument in definition.get_arguments().filter(|a| a.get_long().is_some()) {
+            let long = argument.get_long().unwrap();
+            if ["help", "version", "verbose"].contains(&long) {
+                continue;
+            }
+            let variable = format!("ADIT_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().and_then(|v| v.to_str()), Some(variable.as_str()), "--{long}");
+        }
+    }
+}

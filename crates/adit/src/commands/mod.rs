@@ -1,0 +1,5 @@
+//! One module a verb; each has one function `run`.
+
+pub(crate) mod completions;
+pub(crate) mod man;
+pub(crate) mod version;

@@ -1,0 +1,107 @@
+//! Where messages and results go.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use super::failure::{Severity, render};
+use crate::Failure;
+use crate::cli::{Color, Global, stdout_failed};
+
+/// The two streams and how to write to them.
+#[derive(Clone, Debug)]
+pub struct Ui {
+    color: bool,
+    moving: bool,
+    quiet: bool,
+}
+
+impl Ui {
+    /// Without colour and motion, before flags are known.
+    pub fn plain() -> Self {
+        Self { color: false, moving: false, quiet: false }
+    }
+
+    /// As flags, environment and stderr allow.
+    pub fn new(global: &Global) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        Self::choose(
+            global,
+            io::stderr().is_terminal(),
+            &set,
+            std::env::var("TERM").is_ok_and(|t| t == "dumb"),
+        )
+    }
+
+    fn choose(global: &Global, terminal: bool, set: &dyn Fn(&str) -> bool, dumb: bool) -> Self {
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto if set("NO_COLOR") => false,
+            Color::Auto if set("CLICOLOR_FORCE") => true,
+            Color::Auto => terminal && !dumb,
+        };
+        let moving =
+            terminal && !dumb && !set("CI") && !set("NO_COLOR") && !global.no_progress && !global.quiet;
+        Self { color, moving, quiet: global.quiet }
+    }
+
+    /// Whether stderr takes colour.
+    pub fn color(&self) -> bool {
+        self.color
+    }
+
+    /// Whether a progress line may move; otherwise plain lines are printed.
+    pub fn moving(&self) -> bool {
+        self.moving
+    }
+
+    /// Prints a failure on stderr.
+    pub fn failure(&self, failure: &Failure) {
+        self.stderr(&render(failure, Severity::Error, self.color));
+    }
+
+    /// Prints a warning on stderr, unless only errors are wanted.
+    pub fn warning(&self, warning: &Failure) {
+        if !self.quiet {
+            self.stderr(&render(warning, Severity::Warning, self.color));
+        }
+    }
+
+    /// Prints a line on stderr, unless only errors are wanted.
+    pub fn note(&self, line: &str) {
+        if !self.quiet {
+            self.stderr(&format!("{line}\n"));
+        }
+    }
+
+    /// Prints the result on stdout, with a newline.
+    ///
+    /// # Errors
+    ///
+    /// Stdout is closed or full.
+    pub fn result(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.write_all(b"\n"))
+            .and_then(|()| stdout.flush())
+            .map_err(stdout_failed)
+    }
+
+    /// Prints the result on stdout as JSON, indented.
+    ///
+    /// # Errors
+    ///
+    /// Stdout is closed or full.
+    pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| Failure::internal(format!("a result is no JSON: {error}")))?;
+        self.result(&text)
+    }
+
+    fn stderr(&self, text: &str) {
+        // A closed stderr is the caller's decision, and there is nowhere else to say it.
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+}
