@@ -14,5 +14,5 @@ pub use flow::{Flow, FlowHandle, FlowStream, Incoming, IncomingHandle, Listener,
 pub use network::{
     Answer, BoxFuture, Connect, Destination, Listen, Network, PingKind, Pong, Query, RecordType, Udp,
 };
-pub use ownership::{Claim, Ownership};
+pub use ownership::Ownership;
 pub use status::{Counters, Phase, Status};

@@ -128,7 +128,9 @@ mod tests {
         for name in ["example.com", "notcorp.example", "xsplit.example"] {
             assert_eq!(config.name_scope(name), NameScope::Either, "{name}");
         }
-        assert_eq!(config.name_scope("localhost"), NameScope::Public);
+        for name in ["localhost", "a.localhost", "10.8.0.1", "", "."] {
+            assert_eq!(config.name_scope(name), NameScope::Public, "{name}");
+        }
     }
 
     #[test]
