@@ -7,6 +7,7 @@ pub mod cli;
 #[cfg(feature = "cli")]
 mod commands;
 pub mod config;
+pub mod control;
 pub mod failure;
 #[cfg(feature = "cli")]
 pub mod output;
