@@ -29,10 +29,9 @@ impl NetConfig {
     pub fn name_scope(&self, name: &str) -> NameScope {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let dns = &self.dns;
-        if (dns.servers.is_empty() && dns.routes.is_empty())
-            || name.is_empty()
-            || is_under(&name, "localhost")
-        {
+        let unconfigured = dns.servers.is_empty() && dns.routes.is_empty();
+        let no_name = name.is_empty() || is_under(&name, "localhost") || name.parse::<IpAddr>().is_ok();
+        if unconfigured || no_name {
             return NameScope::Public;
         }
         if let Some(address) = reverse_address(&name) {
