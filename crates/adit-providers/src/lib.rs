@@ -1,1 +1,17 @@
 //! Credentials and profiles: wg-quick files, secrets, the state store.
+//!
+//! This crate reads files, the environment and descriptors, and never touches a packet or the network. The
+//! parsers are pure functions over text, so that they can be fuzzed.
+
+mod permissions;
+mod problem;
+mod secret;
+mod source;
+mod state;
+pub mod wgquick;
+
+pub use permissions::{Exposure, exposure};
+pub use problem::{Place, Problem, Problems};
+pub use secret::{Secret, SecretKey, placeholder};
+pub use source::{Reader, SecretSource, SourceError};
+pub use state::StateDir;
