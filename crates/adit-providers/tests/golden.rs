@@ -103,3 +103,21 @@ proptest! {
         let _ = judge(&bytes);
     }
 }
+
+#[test]
+fn the_tunnel_gets_what_the_file_says() {
+    let text =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wgquick/everything.conf")).unwrap();
+    let file = WgQuick::parse(&text).unwrap();
+    let config = file.tunnel_config(Some(1500));
+    assert_eq!(config.private_key.public_key(), file.public_key());
+    assert_eq!((config.mtu, config.listen_port, config.peers.len()), (1380, Some(51821), 2));
+    assert_eq!(config.dns.search, ["corp.internal", "lab.internal"]);
+    assert_eq!(config.peers[0].persistent_keepalive, Some(25));
+    assert!(config.peers[0].preshared_key.is_some());
+    let unset = WgQuick {
+        interface: adit_providers::wgquick::Interface { mtu: None, ..file.interface.clone() },
+        ..file
+    };
+    assert_eq!((unset.mtu(None), unset.mtu(Some(9000)), unset.mtu(Some(1480))), (1420, 8920, 1400));
+}

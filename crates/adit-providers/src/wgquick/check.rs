@@ -82,9 +82,9 @@ fn far_side(peer: &DraftPeer, private: Option<&SecretKey>, problems: &mut Vec<Pr
         );
     }
     let (Some(public), Some(private)) = (peer.public_key, private) else { return };
-    let swapped = if public.0 == private.public() {
+    let swapped = if public == private.public() {
         "it is the public half of this file's own PrivateKey"
-    } else if public.0 == *private.expose() {
+    } else if public.as_bytes() == private.expose() {
         "it is this file's own PrivateKey; treat that key as known to others"
     } else {
         return;

@@ -9,19 +9,14 @@ mod line;
 mod parse;
 mod value;
 
-use std::fmt;
 use std::net::IpAddr;
 
-use adit_tunnel::{DnsConfig, HostPort, NetConfig, Prefix};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use adit_tunnel::{DnsConfig, HostPort, Prefix};
+use adit_wireguard::{PeerConfig, PresharedKey, PrivateKey, PublicKey};
 
 use crate::{Problem, Problems, SecretKey};
 
 pub use parse::looks_like;
-
-/// The MTU where nothing says better: 1500 bytes of Ethernet minus 80 for IPv6, UDP and WireGuard.
-pub const DEFAULT_MTU: u16 = 1420;
 
 /// What WireGuard adds to a packet over IPv6: 40 bytes IPv6, 8 UDP, 32 WireGuard.
 const OVERHEAD: u16 = 80;
@@ -111,22 +106,6 @@ pub struct Peer {
     pub line: usize,
 }
 
-/// A WireGuard public key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PublicKey(pub [u8; 32]);
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&STANDARD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl WgQuick {
     /// Reads a file whose keys are all inside.
     ///
@@ -158,7 +137,7 @@ impl WgQuick {
 
     /// Our public key, which the server's `[Peer]` section must name.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(self.interface.private_key.public())
+        self.interface.private_key.public()
     }
 
     /// The MTU inside the tunnel as `wg-quick` computes it: the file's, else `link_mtu` (the MTU of the route to
@@ -166,25 +145,36 @@ impl WgQuick {
     pub fn mtu(&self, link_mtu: Option<u16>) -> u16 {
         self.interface.mtu.unwrap_or_else(|| match link_mtu {
             Some(link) => link.saturating_sub(OVERHEAD).max(576),
-            None => DEFAULT_MTU,
+            None => adit_wireguard::DEFAULT_MTU,
         })
     }
 
-    /// Addresses, routes and DNS inside the tunnel. Every name under a search domain belongs to the tunnel's
-    /// servers.
-    pub fn net_config(&self, link_mtu: Option<u16>) -> NetConfig {
-        let mut routes: Vec<Prefix> = self.peers.iter().flat_map(|peer| peer.allowed_ips.clone()).collect();
-        routes.sort_unstable();
-        routes.dedup();
-        NetConfig {
-            addresses: self.interface.addresses.clone(),
-            routes,
-            dns: DnsConfig {
-                servers: self.interface.dns_servers.clone(),
-                search: self.interface.dns_search.clone(),
-                routes: Vec::new(),
-            },
-            mtu: self.mtu(link_mtu),
+    /// The configuration of the tunnel. The `DNS` servers answer every private name; names under a search domain
+    /// are private.
+    pub fn tunnel_config(&self, link_mtu: Option<u16>) -> adit_wireguard::Config {
+        let interface = &self.interface;
+        let mut config = adit_wireguard::Config::new(PrivateKey::from_bytes(*interface.private_key.expose()));
+        config.addresses = interface.addresses.clone();
+        config.dns = DnsConfig {
+            servers: interface.dns_servers.clone(),
+            search: interface.dns_search.clone(),
+            routes: Vec::new(),
+        };
+        config.mtu = self.mtu(link_mtu);
+        config.listen_port = interface.listen_port.filter(|port| *port != 0);
+        config.peers = self.peers.iter().map(Peer::tunnel_config).collect();
+        config
+    }
+}
+
+impl Peer {
+    fn tunnel_config(&self) -> PeerConfig {
+        PeerConfig {
+            public_key: self.public_key,
+            preshared_key: self.preshared_key.as_ref().map(|key| PresharedKey::from_bytes(*key.expose())),
+            endpoint: self.endpoint.clone(),
+            allowed_ips: self.allowed_ips.clone(),
+            persistent_keepalive: self.persistent_keepalive,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! From lines to sections: which key stands where, and what its value is.
 
+use adit_wireguard::PublicKey;
+
 use super::line::{Line, Said, lines};
-use super::{Hook, Interface, Peer, PublicKey, Supplied, Table, WgQuick, check, value};
+use super::{Hook, Interface, Peer, Supplied, Table, WgQuick, check, value};
 use crate::{Place, Problem, Problems, SecretKey, placeholder};
 
 const PARSE: &str = "wg.config.parse";
@@ -353,7 +355,7 @@ impl DraftPeer {
         match name {
             "PublicKey" => {
                 let key = value::key(name, text)?;
-                self.public_key = Some(PublicKey(*key.expose()));
+                self.public_key = Some(PublicKey::from_bytes(*key.expose()));
                 self.public_key_place = Some(line.place(text));
             }
             // `wg` reads an empty value as no key at all.
