@@ -1,4 +1,6 @@
-//! What the tests of the whole share: a skip that is counted.
+//! What the tests of the whole share: a skip that is counted, and what is done with fuzzed bytes.
+
+pub mod fuzzing;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -15,7 +15,7 @@ pub(crate) fn run(shell: &Shell, _arguments: &[String]) -> Result {
     }
     let adit = ["run", "--quiet", "--package", "adit", "--"];
     let mut pages = shell.cargo(adit);
-    pages.arg("man").arg("--dir").arg(&man);
+    pages.arg("man").arg(&man);
     shell.run(&mut pages)?;
     for (name, file) in SHELLS {
         let mut command = shell.cargo(adit);
