@@ -9,6 +9,7 @@ mod commands;
 pub mod config;
 pub mod control;
 pub mod failure;
+pub mod fronts;
 #[cfg(feature = "cli")]
 pub mod output;
 
