@@ -1,1 +1,41 @@
-//! Running unmodified programs in a [`Network`](adit_path::Network).
+//! Running unmodified programs in a [`Network`](adit_path::Network), without privileges.
+//!
+//! [`Launcher`] starts a program under a seccomp filter that hands its `connect`, `sendto`, `getpeername` and
+//! kin to this process (`seccomp_unotify(2)`). What concerns a private destination is carried out in the
+//! private network; loopback, Unix sockets and public traffic stay the kernel's. [`probe`] says what the machine
+//! allows.
+//!
+//! This is no sandbox: a program that wants to avoid the filter's purpose runs with the same user and can. It is
+//! a promise about accidents: a private address or name never takes the public path.
+
+mod abi;
+mod bpf;
+mod census;
+mod dns;
+mod failure;
+mod filter;
+mod launcher;
+mod options;
+mod receive;
+mod resolv;
+mod resolver;
+mod send;
+mod sockaddr;
+mod sockets;
+mod supervisor;
+mod sys;
+mod tcp;
+mod trapped;
+mod udp;
+
+/// What is read of programs and of the machine, as functions over bytes.
+pub mod wire {
+    pub use crate::abi::{Arch, MessageHeader, Piece, parse_pieces};
+    pub use crate::dns::{Knowledge, Verdict, judge, reply, reply_failure, udp_limit};
+    pub use crate::resolv::ResolvConf;
+    pub use crate::sockaddr::{MAX_LEN, SockAddr, unmap, write};
+}
+
+pub use failure::LaunchFailure;
+pub use launcher::{Exit, Launcher, Program, Running};
+pub use options::{Backend, OnOpaque, Options, UdpMode};
