@@ -130,6 +130,7 @@ pub fn reply_failure(query: &[u8], failure: &ResolveFailure) -> Option<Vec<u8>> 
             | ResolveFailure::ServerUnrouted { .. }
             | ResolveFailure::AnswerUnrouted { .. }
             | ResolveFailure::Down(_)
+            | ResolveFailure::Exhausted(_)
             | ResolveFailure::Closed => ResponseCode::ServFail,
         },
     )
