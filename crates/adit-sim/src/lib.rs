@@ -1,5 +1,6 @@
 //! The laboratory: virtual time, links, NATs, scripted networks, in-process servers.
 
+pub mod net;
 mod scripted;
 
 pub use scripted::{Host, ScriptedNetwork, Serve, Service};
