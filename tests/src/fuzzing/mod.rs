@@ -1,17 +1,41 @@
 //! What each fuzz target does with its bytes. `fuzz/fuzz_targets` calls these under libFuzzer on the nightly compiler,
 //! the test `corpus` calls them with the committed corpora on the stable one. Each asserts more than that nothing panics.
 
+mod config;
 mod control;
 mod dns;
 mod packet;
+mod stack;
+mod wireguard;
 
+pub use config::wg_quick;
 pub use control::control_message;
 pub use dns::dns_message;
 pub use packet::ip_packet;
+pub use stack::stack_packet;
+pub use wireguard::wireguard_datagram;
 
 /// A fuzz target: its name, which is that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] =
-    &[("control_message", control_message), ("dns_message", dns_message), ("ip_packet", ip_packet)];
+pub const TARGETS: &[Target] = &[
+    ("control_message", control_message),
+    ("dns_message", dns_message),
+    ("ip_packet", ip_packet),
+    ("stack_packet", stack_packet),
+    ("wg_quick", wg_quick),
+    ("wireguard_datagram", wireguard_datagram),
+];
+
+/// Takes bytes apart into pieces, each behind its length in two bytes; the last one may be short. At most 64.
+fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let length = usize::from(u16::from_be_bytes(*length)).min(rest.len());
+        let (piece, rest) = rest.split_at(length);
+        bytes = rest;
+        Some(piece)
+    })
+    .take(64)
+}
