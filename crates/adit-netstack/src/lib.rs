@@ -17,6 +17,7 @@ mod api;
 mod datagrams;
 pub mod dns;
 mod emit;
+mod fragments;
 mod hash;
 mod memory;
 mod stack;

@@ -13,6 +13,7 @@ use adit_tunnel::view::{IpView, protocol};
 use adit_tunnel::{Checksum, Deadline, Dropped, HostPacket, MAX_PACKET, NetConfig};
 
 use crate::emit::{self, Backlog};
+use crate::fragments::Fragments;
 use crate::hash::{Keyed, Random};
 use crate::memory::Memory;
 use crate::tcp::Out;
@@ -39,6 +40,7 @@ pub struct Stack {
     output: Box<[u8]>,
     waiting: Option<Out>,
     backlog: Backlog,
+    fragments: Fragments,
     events: VecDeque<StackEvent>,
     tcp: tcp::Flows,
     listeners: listen::Listeners,
@@ -69,6 +71,7 @@ impl Stack {
             output: vec![0; MAX_PACKET].into_boxed_slice(),
             waiting: None,
             backlog: Backlog::new(BACKLOG, MAX_BACKLOG),
+            fragments: Fragments::default(),
             events: VecDeque::new(),
             tcp: tcp::Flows::new(keyed),
             listeners: listen::Listeners::default(),
@@ -102,16 +105,23 @@ impl Stack {
             return Err(Dropped::SourceNotAllowed);
         }
         if ip.is_fragment() {
-            return Err(Dropped::Malformed);
+            let Some(whole) = self.fragments.add(now, &ip)? else { return Ok(()) };
+            let ip = IpView::parse(&whole)?;
+            // What was put together is no fragment again.
+            return if ip.is_fragment() { Err(Dropped::Malformed) } else { self.dispatch(now, &ip, false) };
         }
+        self.dispatch(now, &ip, verified)
+    }
+
+    fn dispatch(&mut self, now: Instant, ip: &IpView<'_>, verified: bool) -> Result<(), Dropped> {
         if !verified && !ip.transport_checksum_ok() {
             return Err(Dropped::Malformed);
         }
         match ip.protocol() {
-            protocol::TCP => self.handle_tcp(now, &ip),
-            protocol::UDP => self.handle_udp(now, &ip),
-            protocol::ICMP if ip.is_v4() => self.handle_icmp(now, &ip),
-            protocol::ICMPV6 if !ip.is_v4() => self.handle_icmp(now, &ip),
+            protocol::TCP => self.handle_tcp(now, ip),
+            protocol::UDP => self.handle_udp(now, ip),
+            protocol::ICMP if ip.is_v4() => self.handle_icmp(now, ip),
+            protocol::ICMPV6 if !ip.is_v4() => self.handle_icmp(now, ip),
             _ => Err(Dropped::Unexpected),
         }
     }

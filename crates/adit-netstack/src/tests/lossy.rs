@@ -1,0 +1,118 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::SECOND;
+use crate::testing::{Link, Pair, pattern};
+use crate::{Budget, FlowEvent, StackEvent};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_byte_stream_survives_loss_reordering_and_duplication(
+        seed in any::<u64>(),
+        lost in 0u64..80,
+        doubled in 0u64..100,
+        late in 0u64..300,
+        delay in 1u64..60,
+        size in 1usize..400_000,
+        v6 in any::<bool>(),
+    ) {
+        let link = Link { delay: Duration::from_millis(delay), lost, doubled, late };
+        let mut pair = Pair::new(seed, link);
+        let to = if v6 { "[fd00::2]:80" } else { "10.0.0.2:80" };
+        let (client, server, _) = pair.connect(to.parse().unwrap());
+        let data = pattern(size);
+        prop_assert!(pair.transfer(0, (client, server), &data, 3600 * SECOND) == data);
+        let back = pattern(size / 3);
+        prop_assert!(pair.transfer(1, (server, client), &back, 3600 * SECOND) == back);
+        pair.ends[0].stack.tcp_shutdown(pair.now, client);
+        pair.ends[1].stack.tcp_shutdown(pair.now, server);
+        pair.run(600 * SECOND);
+        for (end, flow) in [(0, client), (1, server)] {
+            let closed = pair.take_events(end).into_iter().any(|event| {
+                matches!(event, StackEvent::Tcp(id, FlowEvent::Closed(_)) if id == flow)
+            });
+            prop_assert!(closed, "both sides end");
+        }
+    }
+}
+
+#[test]
+fn many_flows_share_the_stack_and_the_budget() {
+    let budget = Budget { bytes: 32 << 20, max_flow: 1 << 20 };
+    let mut pair = Pair::with_budget(1, Link::CLEAN, budget);
+    pair.ends[1].stack.tcp_listen(80).unwrap();
+    let mut flows = Vec::new();
+    for _ in 0..500 {
+        let client = super::connect(&mut pair, "10.0.0.2:80");
+        let server = pair.accept();
+        flows.push((client, server));
+    }
+    pair.run(SECOND);
+    let data = pattern(20_000);
+    let mut received = vec![Vec::new(); flows.len()];
+    let mut sent = vec![0; flows.len()];
+    while received.iter().any(|bytes| bytes.len() < data.len()) {
+        for (at, (client, server)) in flows.iter().enumerate() {
+            sent[at] += pair.write(0, *client, &data[sent[at]..]);
+            pair.read(1, *server, &mut received[at]);
+        }
+        pair.run(SECOND / 100);
+    }
+    assert!(received.iter().all(|bytes| *bytes == data));
+    assert_eq!(pair.ends[0].stack.stats().flows, 500);
+    assert!(pair.ends[0].stack.stats().memory <= budget.bytes);
+}
+
+#[test]
+fn beyond_the_budget_nothing_opens_until_something_closes() {
+    let budget = Budget { bytes: 64 << 10, max_flow: 64 << 10 };
+    let mut pair = Pair::with_budget(2, Link::CLEAN, budget);
+    let mut flows = Vec::new();
+    let to = "10.0.0.2:80".parse().unwrap();
+    let full = loop {
+        match pair.ends[0].stack.tcp_connect(pair.now, to, crate::TcpOptions::default()) {
+            Ok(flow) => flows.push(flow),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, crate::OpenError::OverBudget);
+    assert!(!flows.is_empty());
+    for flow in flows {
+        pair.ends[0].stack.tcp_release(flow);
+    }
+    pair.exchange();
+    super::connect(&mut pair, "10.0.0.2:80");
+}
+
+#[test]
+fn what_send_does_not_take_comes_again() {
+    let mut pair = Pair::new(3, Link::CLEAN);
+    let (client, _, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    pair.write(0, client, &pattern(100_000));
+    let id = pair.ends[0].stack.udp_open(0, None).unwrap();
+    pair.ends[0].stack.udp_send(pair.now, id, "10.0.0.2:9".parse().unwrap(), b"x").unwrap();
+    let mut offered: Vec<Vec<u8>> = Vec::new();
+    let mut taken: Vec<Vec<u8>> = Vec::new();
+    for round in 0..50 {
+        pair.ends[0].stack.poll_transmit(pair.now, &mut |packet| {
+            let bytes = packet.bytes().to_vec();
+            let takes = (round + taken.len()) % 3 == 0;
+            if takes {
+                assert!(
+                    offered.last().is_none_or(|refused| *refused == bytes),
+                    "the refused packet comes first"
+                );
+                offered.clear();
+                taken.push(bytes);
+            } else {
+                assert!(offered.last().is_none_or(|refused| *refused == bytes));
+                offered.push(bytes);
+            }
+            takes
+        });
+    }
+    assert!(taken.len() >= 2, "{}", taken.len());
+}
