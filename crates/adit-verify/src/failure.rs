@@ -33,10 +33,34 @@ pub struct Failure {
     pub evidence: Vec<String>,
     /// What to do, the likeliest first.
     pub fix: Vec<String>,
+    /// Where in a file it is, if it is at one place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
     /// Where more is said.
     pub docs: String,
     /// The code that a process ends with.
     pub exit: Exit,
+}
+
+/// A place in a text, with the line itself. A line that holds a secret is stored without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// The file, or a name like `<stdin>`.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// How many characters are meant.
+    pub length: usize,
+    /// The line's text.
+    pub text: String,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
 }
 
 impl Failure {
@@ -66,6 +90,26 @@ impl Failure {
         failure.summary = fault.summary.trim_end_matches('.').to_owned();
         failure.evidence = fault.evidence.clone();
         failure
+    }
+
+    /// Replaces the catalogue's sentence by one that knows the case.
+    pub fn saying(mut self, summary: impl Into<String>) -> Self {
+        self.summary = summary.into();
+        self
+    }
+
+    /// Replaces the catalogue's advice, unless there is none.
+    pub fn with_fix(mut self, fix: Vec<String>) -> Self {
+        if !fix.is_empty() {
+            self.fix = fix;
+        }
+        self
+    }
+
+    /// Sets the place in a file.
+    pub fn in_file(mut self, location: Location) -> Self {
+        self.location = Some(location);
+        self
     }
 
     /// Sets the stage.

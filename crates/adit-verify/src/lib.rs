@@ -13,7 +13,7 @@ mod report;
 mod stage;
 
 pub use exit::{Exit, UnknownExit};
-pub use failure::{Context, Failure};
+pub use failure::{Context, Failure, Location};
 pub use report::{
     JSON_SCHEMA, Node, PathReport, Report, SCHEMA, StageReport, StageStatus, Verified, Warning,
 };

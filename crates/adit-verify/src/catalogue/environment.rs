@@ -139,6 +139,14 @@ pub(super) const CLASSES: &[Class] = &[
         "The control socket, the lock and what must be restored after a crash live in the state directory.",
     ),
     class(
+        "env.stdout",
+        Exit::Environment,
+        Blame::Sandbox,
+        "the result cannot be written",
+        &["Check the disk and the program that reads the output."],
+        "Standard output, or the file that the result goes to, is full or closed.",
+    ),
+    class(
         "env.state_locked",
         Exit::Environment,
         Blame::Sandbox,

@@ -13,6 +13,15 @@ pub(super) const CLASSES: &[Class] = &[
         "A wg-quick file has an [Interface] section and one [Peer] section per peer, with `Key = value` lines. The message names the file, the line and the column.",
     ),
     class(
+        "wg.config.repeated",
+        Exit::Ok,
+        Blame::User,
+        "{key|a key} stands twice in the same section; the last one counts",
+        &["Delete the line that is not meant."],
+        "wg and wg-quick let the last value win without a word, which hides a value that was meant.",
+    )
+    .warning(),
+    class(
         "wg.key.format",
         Exit::Usage,
         Blame::User,
@@ -81,6 +90,27 @@ pub(super) const CLASSES: &[Class] = &[
             "Start the WireGuard interface on the server: `wg show` lists it when it runs.",
         ],
         "The server's machine answered with ICMP port unreachable. It is reachable; no WireGuard listens on that port.",
+    )
+    .retryable(),
+    class(
+        "wg.udp.unreachable",
+        Exit::ServerUnreachable,
+        Blame::Path,
+        "{endpoint|the endpoint} cannot be reached from here",
+        &[
+            "Check the address of Endpoint, and that this machine has a route to it.",
+            "Ask whether the sandbox may send UDP to that address at all.",
+        ],
+        "The system or a router says that there is no way to the server's host or network (EHOSTUNREACH, ENETUNREACH).",
+    )
+    .retryable(),
+    class(
+        "wg.udp.socket",
+        Exit::Environment,
+        Blame::Sandbox,
+        "no UDP socket can be opened here",
+        &["Ask whether the sandbox allows UDP sockets.", "Raise the limit of open files: ulimit -n."],
+        "WireGuard needs one UDP socket towards the outside, and the system refuses it or took it away.",
     )
     .retryable(),
     class(

@@ -217,12 +217,27 @@ impl Mode {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Explain a failure class: what it means, why it happens, what to do
+    Explain(ExplainArgs),
     /// Write man pages, one file a command
     Man(ManArgs),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
     /// Print the version
     Version,
+}
+
+/// `adit explain`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit explain wg.silent
+  adit explain exit-codes
+  adit explain --json wg.silent")]
+pub struct ExplainArgs {
+    /// The code of a class, or exit-codes; without it all classes are listed
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
 }
 
 /// `adit man`

@@ -15,7 +15,7 @@ pub use args::*;
 
 use crate::commands;
 use crate::output::{Ui, logging};
-use crate::{Exit, Failure};
+use crate::{Exit, Failure, failure};
 
 /// The definition that help, man pages and completions are made of.
 pub fn definition() -> clap::Command {
@@ -91,6 +91,7 @@ fn run(arguments: Vec<OsString>) -> Exit {
 
 fn dispatch(context: &mut Context, command: &Command) -> Result<Exit, Failure> {
     match command {
+        Command::Explain(args) => commands::explain::run(context, args),
         Command::Man(args) => commands::man::run(context, args),
         Command::Completions(args) => commands::completions::run(context, args),
         Command::Version => commands::version::run(context),
@@ -109,8 +110,7 @@ fn explain_usage(error: &clap::Error) -> Exit {
 
 /// A result that could not be written to stdout.
 pub fn stdout_failed(error: io::Error) -> Failure {
-    Failure::new(Exit::Environment, "env.stdout", "the result cannot be written to stdout")
-        .seen(error.to_string())
+    failure::of("env.stdout", "the result cannot be written to stdout").seen(error.to_string())
 }
 
 #[cfg(test)]

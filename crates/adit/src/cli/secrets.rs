@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::{Exit, Failure};
+use crate::{Failure, failure};
 
 /// Refuses arguments that look like a key. What follows `--` belongs to the user's program.
 pub(super) fn refuse(arguments: &[OsString]) -> Result<(), Failure> {
@@ -13,15 +13,16 @@ pub(super) fn refuse(arguments: &[OsString]) -> Result<(), Failure> {
         }
         let value = text.split_once('=').filter(|_| text.starts_with("--")).map_or(text, |(_, value)| value);
         if let Some(kind) = looks_like(value) {
-            return Err(Failure::new(
-                Exit::Usage,
+            return Err(failure::of(
                 "credential.argv",
                 format!(
                     "argument {position} looks like {kind}; other users can read the arguments of a process"
                 ),
             )
-            .fix("give a source in its place: file:PATH, fd:3, env:NAME, command:…, or - for stdin")
-            .fix("treat this secret as known to others, and make a new one"));
+            .with_fix(vec![
+                "give a source in its place: file:PATH, fd:3, env:NAME, command:…, or - for stdin".to_owned(),
+                "treat this secret as known to others, and make a new one".to_owned(),
+            ]));
         }
     }
     Ok(())
@@ -52,7 +53,7 @@ mod tests {
         let key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
         for arguments in [vec!["adit", "up", key], vec!["adit", "up", &format!("--private-key={key}")]] {
             let failure = check(&arguments).unwrap_err();
-            assert_eq!((failure.exit, failure.class.as_ref()), (Exit::Usage, "credential.argv"));
+            assert_eq!((failure.exit, failure.class.as_str()), (crate::Exit::Usage, "credential.argv"));
             assert!(!format!("{failure:?}").contains(key));
         }
         assert!(check(&["adit", "up", "--auth-key", "tskey-auth-abc"]).is_err());

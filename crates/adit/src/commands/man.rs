@@ -5,18 +5,14 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::{self, Context, ManArgs};
-use crate::{Exit, Failure};
+use crate::{Exit, Failure, failure};
 
 /// Writes `adit.1`, `adit-exec.1` and so on.
 pub(crate) fn run(context: &mut Context, args: &ManArgs) -> Result<Exit, Failure> {
     let pages = write_pages(&args.directory).map_err(|error| {
-        Failure::new(
-            Exit::Environment,
-            "env.readonly_fs",
-            format!("man pages cannot be written to {}", args.directory.display()),
-        )
-        .seen(error.to_string())
-        .fix("give a directory that you may write to")
+        failure::of("env.readonly_fs", format!("man pages cannot be written to {}", args.directory.display()))
+            .seen(error.to_string())
+            .with_fix(vec!["give a directory that you may write to".to_owned()])
     })?;
     context.ui.note(&format!("{pages} man pages in {}", args.directory.display()));
     Ok(Exit::Ok)

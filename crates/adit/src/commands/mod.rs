@@ -1,5 +1,6 @@
 //! One module a verb; each has one function `run`.
 
 pub(crate) mod completions;
+pub(crate) mod explain;
 pub(crate) mod man;
 pub(crate) mod version;

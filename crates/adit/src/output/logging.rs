@@ -5,8 +5,8 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 
 use super::Ui;
-use crate::Failure;
 use crate::cli::{Global, LogFormat};
+use crate::{Failure, failure};
 
 /// Installs the process's log subscriber.
 ///
@@ -17,9 +17,9 @@ pub fn start(global: &Global, ui: &Ui) -> Result<(), Failure> {
     let directives =
         global.log.clone().unwrap_or_else(|| by_verbosity(global.quiet, global.verbose).to_owned());
     let filter = EnvFilter::try_new(&directives).map_err(|error| {
-        Failure::usage(format!("`{directives}` is no list of log directives"))
+        failure::usage(format!("`{directives}` is no list of log directives"))
             .seen(error.to_string())
-            .fix("write directives like adit=debug or info,adit_path=trace")
+            .with_fix(vec!["write directives like adit=debug or info,adit_path=trace".to_owned()])
     })?;
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ui.color());

@@ -1,7 +1,7 @@
 //! What people and programs see: results on stdout, everything else on stderr.
 
-mod failure;
 pub mod logging;
+mod message;
 mod ui;
 
 pub use ui::Ui;

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use super::failure::{Severity, render};
-use crate::Failure;
+use super::message::{Severity, render};
 use crate::cli::{Color, Global, stdout_failed};
+use crate::{Failure, failure};
 
 /// The two streams and how to write to them.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl Ui {
     /// Stdout is closed or full.
     pub fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value)
-            .map_err(|error| Failure::internal(format!("a result is no JSON: {error}")))?;
+            .map_err(|error| failure::internal(format!("a result is no JSON: {error}")))?;
         self.result(&text)
     }
 

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::Failure;
-use crate::failure::Location;
+use crate::failure::{Failure, Location};
 
 /// The mark in front of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,22 +59,20 @@ fn snippet(text: &mut String, location: &Location, paint: &dyn Fn(&str, &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Exit;
+    use crate::failure;
 
     #[test]
     fn a_failure_shows_what_where_evidence_and_fix() {
-        let failure =
-            Failure::new(Exit::Usage, "config.key", "`targts` is not a key of [profile.staging.verify]")
-                .at(Location {
-                    file: "adit.toml".to_owned(),
-                    line: 12,
-                    column: 1,
-                    text: "targts = []".to_owned(),
-                    length: 6,
-                })
-                .seen("known keys: timeout, targets")
-                .fix("write `targets`")
-                .fix("or delete the line");
+        let failure = failure::of("config.key", "`targts` is not a key of [profile.staging.verify]")
+            .in_file(Location {
+                file: "adit.toml".to_owned(),
+                line: 12,
+                column: 1,
+                text: "targts = []".to_owned(),
+                length: 6,
+            })
+            .seen("known keys: timeout, targets")
+            .with_fix(vec!["write `targets`".to_owned(), "or delete the line".to_owned()]);
         assert_eq!(
             render(&failure, Severity::Error, false),
             "\
@@ -94,7 +91,7 @@ mod tests {
     #[test]
     fn control_characters_and_long_lines_do_not_break_the_snippet() {
         let line = format!("{}\x1b[31m{}", "a".repeat(300), "b".repeat(5000));
-        let failure = Failure::new(Exit::Usage, "config.parse", "no").at(Location {
+        let failure = failure::of("config.parse", "no").in_file(Location {
             file: "f".to_owned(),
             line: 1,
             column: 302,
