@@ -118,10 +118,38 @@ impl AsyncWrite for FlowStream {
 ///
 /// One message is one datagram behind a header: a byte 4 or 6, the port (big-endian), the address (4 or 16
 /// bytes). Towards the network the header names the destination, from it the source.
+///
+/// From the network a message can also be a report that datagrams do not arrive ([`UdpMessage::Unreachable`]): its
+/// header has the byte 0x14 or 0x16 and names the destination; the ICMP type and code follow. [`split`](Self::split)
+/// passes over reports, [`parse`](Self::parse) tells them.
 #[derive(Debug)]
 pub struct UdpFlow {
     local: SocketAddr,
     socket: OwnedFd,
+}
+
+/// Marks the header of a report.
+const REPORT: u8 = 0x10;
+
+/// A message from the network to the owner of a [`UdpFlow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpMessage<'a> {
+    /// A datagram.
+    Datagram {
+        /// Its source.
+        address: SocketAddr,
+        /// The payload.
+        payload: &'a [u8],
+    },
+    /// A router or the target says that datagrams to `to` do not arrive.
+    Unreachable {
+        /// The destination.
+        to: SocketAddr,
+        /// The ICMP type (RFC 792, RFC 4443).
+        kind: u8,
+        /// The ICMP code.
+        code: u8,
+    },
 }
 
 impl UdpFlow {
@@ -179,9 +207,40 @@ impl UdpFlow {
         }
     }
 
-    /// Splits a message into its address and payload; `None` if it is malformed.
+    /// Writes a report that datagrams to `to` do not arrive, with the ICMP type and code; returns its length.
+    pub fn write_unreachable(
+        to: SocketAddr,
+        kind: u8,
+        code: u8,
+        message: &mut [u8; Self::MAX_HEADER + 2],
+    ) -> usize {
+        let mut header = [0; Self::MAX_HEADER];
+        let len = Self::write_header(to, &mut header);
+        header[0] |= REPORT;
+        message[..len].copy_from_slice(&header[..len]);
+        message[len] = kind;
+        message[len + 1] = code;
+        len + 2
+    }
+
+    /// Reads a message of the network; `None` if it is malformed.
+    pub fn parse(message: &[u8]) -> Option<UdpMessage<'_>> {
+        let (&family, rest) = message.split_first()?;
+        let (address, payload) = Self::split_at_address(family & !REPORT, rest)?;
+        if family & REPORT == 0 {
+            return Some(UdpMessage::Datagram { address, payload });
+        }
+        let &[kind, code] = payload else { return None };
+        Some(UdpMessage::Unreachable { to: address, kind, code })
+    }
+
+    /// Splits a message into its address and payload; `None` if it is a report or malformed.
     pub fn split(message: &[u8]) -> Option<(SocketAddr, &[u8])> {
         let (&family, rest) = message.split_first()?;
+        Self::split_at_address(family, rest)
+    }
+
+    fn split_at_address(family: u8, rest: &[u8]) -> Option<(SocketAddr, &[u8])> {
         let (port, rest) = rest.split_first_chunk::<2>()?;
         let port = u16::from_be_bytes(*port);
         match family {
@@ -224,6 +283,16 @@ impl UdpSocket {
                     .map_err(io::Error::from)
             })
             .await
+    }
+
+    /// Receives the next message, datagram or report, into `message`, which needs room for the header
+    /// ([`UdpFlow::MAX_HEADER`]) too. `UnexpectedEof` means that the network closed the endpoint.
+    pub async fn recv<'m>(&self, message: &'m mut [u8]) -> io::Result<UdpMessage<'m>> {
+        let len = self.socket.recv(message).await?;
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        UdpFlow::parse(&message[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Receives one datagram into `buffer`; returns its length and source. A longer datagram is cut.
@@ -329,6 +398,33 @@ impl Listener {
         match self.next().await {
             Some(incoming) => incoming.accept().await,
             None => Err(ConnectFailure::Closed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_told_from_a_datagram() {
+        for to in ["10.1.2.3:53", "[fd00::1]:53"] {
+            let to: SocketAddr = to.parse().unwrap();
+            let mut report = [0; UdpFlow::MAX_HEADER + 2];
+            let len = UdpFlow::write_unreachable(to, 3, 1, &mut report);
+            let parsed = UdpFlow::parse(&report[..len]);
+            assert_eq!(parsed, Some(UdpMessage::Unreachable { to, kind: 3, code: 1 }));
+            assert_eq!(UdpFlow::split(&report[..len]), None, "whoever reads datagrams passes over reports");
+
+            let mut header = [0; UdpFlow::MAX_HEADER];
+            let len = UdpFlow::write_header(to, &mut header);
+            let datagram = [&header[..len], b"hello"].concat();
+            let parsed = UdpFlow::parse(&datagram);
+            assert_eq!(parsed, Some(UdpMessage::Datagram { address: to, payload: b"hello" }));
+            assert_eq!(UdpFlow::split(&datagram), Some((to, &b"hello"[..])));
+        }
+        for bad in [&b""[..], &[4], &[4, 0, 53, 10, 1], &[0x14, 0, 53, 10, 1, 2, 3, 3], &[5; 30]] {
+            assert_eq!(UdpFlow::parse(bad), None);
         }
     }
 }

@@ -3,14 +3,19 @@
 //! [`Network`] is the one trait that everything above packets asks: exec, proxies, forwards,
 //! verification, the library. This crate knows no protocol and no credential.
 
+mod driver;
+mod engine;
 mod failure;
 mod flow;
 mod network;
 mod ownership;
 mod status;
 
+pub use engine::{CommandError, End, Engine, EngineOptions, StackOptions};
 pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
-pub use flow::{Flow, FlowHandle, FlowStream, Incoming, IncomingHandle, Listener, UdpFlow, UdpSocket};
+pub use flow::{
+    Flow, FlowHandle, FlowStream, Incoming, IncomingHandle, Listener, UdpFlow, UdpMessage, UdpSocket,
+};
 pub use network::{
     Answer, BoxFuture, Connect, Destination, Listen, Network, PingKind, Pong, Query, RecordType, Udp,
 };

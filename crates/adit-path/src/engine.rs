@@ -1,0 +1,220 @@
+//! The live engine: a tunnel, a packet end and a thread, as a [`Network`].
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use adit_netstack::{Budget, StackConfig};
+use adit_tunnel::{Prefix, PrefixTable, Tunnel};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::driver::{Driver, Mailbox, Notice, Request, Ticket};
+use crate::{
+    Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, Listen, ListenFailure, Listener, Network,
+    Ownership, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp, UdpFailure, UdpFlow,
+};
+
+/// How long [`Network::status`] waits for fresh counters before it hands out what it has.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// What an engine is made with.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Where packets of the private network go.
+    pub end: End,
+    /// The destinations that may be reached at all; `None` allows whatever the network routes.
+    pub allow: Option<Vec<Prefix>>,
+}
+
+/// The packet end.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// The netstack of this process.
+    Stack(StackOptions),
+}
+
+impl Default for End {
+    fn default() -> Self {
+        Self::Stack(StackOptions::default())
+    }
+}
+
+/// Options of the netstack.
+#[derive(Clone, Debug, Default)]
+pub struct StackOptions {
+    /// Memory for flows.
+    pub budget: Budget,
+}
+
+/// A running tunnel with its packet end, on a thread of its own. Dropping it shuts it down.
+///
+/// Its flows, endpoints and listeners belong to it: they end when it does.
+pub struct Engine<T: Tunnel> {
+    mailbox: Mailbox,
+    commands: mpsc::Sender<T::Command>,
+    status: watch::Receiver<Status>,
+    ownership: watch::Receiver<Ownership>,
+    tickets: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a command did not reach the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Too many commands wait.
+    #[error("too many commands wait for the tunnel")]
+    Full,
+    /// The engine was shut down.
+    #[error("the network was closed")]
+    Closed,
+}
+
+impl<T: Tunnel + Send + 'static> Engine<T> {
+    /// Starts the tunnel. It connects by itself; [`Network::status`] tells how far it is.
+    ///
+    /// # Errors
+    /// Of the system: no more descriptors, no thread, no randomness.
+    pub fn start(tunnel: T, options: EngineOptions) -> io::Result<Self> {
+        let End::Stack(StackOptions { budget }) = options.end;
+        let seed = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+        let allowed = options.allow.map(|prefixes| {
+            let mut table = PrefixTable::default();
+            for prefix in prefixes {
+                table.insert(prefix.network(), ());
+            }
+            table
+        });
+        let (driver, parts) = Driver::new(tunnel, StackConfig { seed, budget }, allowed)?;
+        let thread = thread::Builder::new().name("adit-driver".to_owned()).spawn(move || driver.run())?;
+        Ok(Self {
+            mailbox: parts.mailbox,
+            commands: parts.commands,
+            status: parts.status,
+            ownership: parts.ownership,
+            tickets: AtomicU64::new(0),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+}
+
+impl<T: Tunnel> Engine<T> {
+    /// Hands the tunnel a command of its control plane.
+    ///
+    /// # Errors
+    /// If the engine was shut down, or 64 commands wait already.
+    pub fn command(&self, command: T::Command) -> Result<(), CommandError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CommandError::Full,
+            mpsc::error::TrySendError::Closed(_) => CommandError::Closed,
+        })?;
+        self.mailbox.bell.ring();
+        Ok(())
+    }
+
+    /// Ends in order: resets flows, sends what that makes, closes sockets, answers whoever waits with `Closed`,
+    /// and joins the thread. Further calls do nothing.
+    pub fn shutdown(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            self.mailbox.notify(Notice::Shutdown);
+            if thread.join().is_err() {
+                tracing::error!("the packet path ended by a panic");
+            }
+        }
+    }
+
+    /// Asks the driver; `None` if it is gone.
+    async fn ask<A>(&self, make: impl FnOnce(Ticket, oneshot::Sender<A>) -> Request) -> Option<A> {
+        let (reply, answer) = oneshot::channel();
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        self.mailbox.requests.send(make(ticket, reply)).await.ok()?;
+        self.mailbox.bell.ring();
+        let mut asker = Asker { ticket: Some(ticket), mailbox: &self.mailbox };
+        let answer = answer.await.ok();
+        asker.ticket = None;
+        answer
+    }
+}
+
+/// Takes a question back when whoever asked it no longer waits.
+struct Asker<'a> {
+    ticket: Option<Ticket>,
+    mailbox: &'a Mailbox,
+}
+
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.mailbox.notify(Notice::Cancel(ticket));
+        }
+    }
+}
+
+impl<T: Tunnel + 'static> Network for Engine<T> {
+    fn owns(&self, destination: &Destination) -> bool {
+        self.ownership.borrow().owns(destination)
+    }
+
+    fn resolve(&self, query: Query) -> BoxFuture<'_, Result<Answer, ResolveFailure>> {
+        Box::pin(async move {
+            let answer = self.ask(|ticket, reply| Request::Resolve { ticket, query, reply }).await;
+            answer.unwrap_or(Err(ResolveFailure::Closed))
+        })
+    }
+
+    fn connect(&self, to: SocketAddr, options: Connect) -> BoxFuture<'_, Result<Flow, ConnectFailure>> {
+        let asked = Instant::now();
+        Box::pin(async move {
+            let answer =
+                self.ask(|ticket, reply| Request::Connect { ticket, to, options, asked, reply }).await;
+            answer.unwrap_or(Err(ConnectFailure::Closed))
+        })
+    }
+
+    fn udp(&self, options: Udp) -> BoxFuture<'_, Result<UdpFlow, UdpFailure>> {
+        Box::pin(async move {
+            let answer = self.ask(|_, reply| Request::Udp { options, reply }).await;
+            answer.unwrap_or(Err(UdpFailure::Closed))
+        })
+    }
+
+    fn listen(&self, port: u16, options: Listen) -> BoxFuture<'_, Result<Listener, ListenFailure>> {
+        Box::pin(async move {
+            let answer = self.ask(|_, reply| Request::Listen { port, options, reply }).await;
+            answer.unwrap_or(Err(ListenFailure::Closed))
+        })
+    }
+
+    fn ping(&self, to: IpAddr, kind: PingKind) -> BoxFuture<'_, Result<Pong, PingFailure>> {
+        Box::pin(async move {
+            let answer = self.ask(|_, reply| Request::Ping { to, kind, reply }).await;
+            answer.unwrap_or(Err(PingFailure::Closed))
+        })
+    }
+
+    /// The receiver's first value has fresh counters, unless the driver is busy for longer than 100 ms.
+    fn status(&self) -> watch::Receiver<Status> {
+        let (done, fresh) = sync_channel(1);
+        self.mailbox.notify(Notice::Refresh(done));
+        // Whether it came in time or not: the last published state is the answer.
+        let _ = fresh.recv_timeout(REFRESH);
+        self.status.clone()
+    }
+}
+
+impl<T: Tunnel> fmt::Debug for Engine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("phase", &self.status.borrow().phase).finish_non_exhaustive()
+    }
+}
+
+impl<T: Tunnel> Drop for Engine<T> {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
