@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use adit_path::{Answer, Destination, ResolveFailure};
+use adit_tunnel::NameScope;
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -15,18 +16,15 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 pub struct Knowledge<'a> {
     /// Whether the network answers for a name or address.
     pub owns: &'a dyn Fn(&Destination) -> bool,
-    /// Whether the network has search domains, so that it may know a name of a single label.
-    pub searches: bool,
+    /// Whose a name is by the network's configuration.
+    pub scope: &'a dyn Fn(&str) -> NameScope,
     /// The search domains of the program's own `resolv.conf`.
     pub own_search: &'a [String],
 }
 
 impl std::fmt::Debug for Knowledge<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Knowledge")
-            .field("searches", &self.searches)
-            .field("own_search", &self.own_search)
-            .finish_non_exhaustive()
+        f.debug_struct("Knowledge").field("own_search", &self.own_search).finish_non_exhaustive()
     }
 }
 
@@ -41,14 +39,24 @@ pub enum Verdict {
         name: String,
         /// The record type (IANA "DNS Parameters").
         record: u16,
-        /// If the network does not know the name, the program's own server is asked: a single label may be
-        /// either's.
-        or_forward: bool,
+        /// When the program's own server is asked after all.
+        fallback: Fallback,
     },
     /// This is the answer.
     Reply(Vec<u8>),
     /// It is no question.
     Drop,
+}
+
+/// When a name that the network was asked for goes on to the program's own server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Never: the name is private.
+    Never,
+    /// If the network says that there is no such name: a single label may be a neighbour in the sandbox.
+    IfUnknown,
+    /// Whenever the network has no answer: it is asked first, by courtesy.
+    IfUnanswered,
 }
 
 /// The size that a program takes over UDP without saying so (RFC 1035 §4.2.1).
@@ -71,18 +79,18 @@ pub fn judge(message: &[u8], knowledge: &Knowledge<'_>) -> Verdict {
     let name = question.name().to_ascii();
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let code = |code| reply_code(message, code).map_or(Verdict::Drop, Verdict::Reply);
-    let ask = |name, or_forward| match query.metadata.op_code {
+    let ask = |name, fallback| match query.metadata.op_code {
         OpCode::Query if question.query_class() == DNSClass::IN => {
-            Verdict::Ask { name, record: question.query_type().into(), or_forward }
+            Verdict::Ask { name, record: question.query_type().into(), fallback }
         }
         _ => code(ResponseCode::NotImp),
     };
     if is_owned(&name, question.name(), knowledge) {
-        let absolute = if name.contains('.') { "." } else { "" };
-        return ask(format!("{name}{absolute}"), false);
-    }
-    if knowledge.searches && !name.is_empty() && !name.contains('.') {
-        return ask(name, true);
+        return match name.contains('.') {
+            true => ask(format!("{name}."), Fallback::Never),
+            // The network's search domains apply.
+            false => ask(name, Fallback::IfUnknown),
+        };
     }
     // The program's resolver has appended a search domain to a private name: there is no such name, and the
     // server need not learn of it.
@@ -95,14 +103,18 @@ pub fn judge(message: &[u8], knowledge: &Knowledge<'_>) -> Verdict {
             return code(ResponseCode::NXDomain);
         }
     }
-    Verdict::Forward
+    match (knowledge.scope)(&name) {
+        NameScope::Either => ask(format!("{name}."), Fallback::IfUnanswered),
+        NameScope::Private | NameScope::Public => Verdict::Forward,
+    }
 }
 
 fn is_owned(text: &str, name: &Name, knowledge: &Knowledge<'_>) -> bool {
     if text.is_empty() {
         return false;
     }
-    if (knowledge.owns)(&Destination::Name(text.to_owned())) {
+    let owned = (knowledge.owns)(&Destination::Name(text.to_owned()));
+    if owned || (knowledge.scope)(text) == NameScope::Private {
         return true;
     }
     // A reverse name belongs to whom the address belongs (RFC 1035 §3.5, RFC 3596 §2.5).
@@ -260,21 +272,36 @@ mod tests {
         }
     }
 
-    fn judged(name: &str, record: RecordType) -> Verdict {
-        let own_search = ["svc.cluster.local".to_owned()];
-        judge(&query(name, record), &Knowledge { owns: &owns, searches: true, own_search: &own_search })
+    fn scope(name: &str) -> NameScope {
+        match name {
+            "either.example" => NameScope::Either,
+            name if !name.contains('.') => NameScope::Private,
+            _ => NameScope::Public,
+        }
     }
 
-    fn ask(name: &str, record: u16, or_forward: bool) -> Verdict {
-        Verdict::Ask { name: name.to_owned(), record, or_forward }
+    fn judged(name: &str, record: RecordType) -> Verdict {
+        let own_search = ["svc.cluster.local".to_owned()];
+        judge(&query(name, record), &Knowledge { owns: &owns, scope: &scope, own_search: &own_search })
+    }
+
+    fn ask(name: &str, record: u16, fallback: Fallback) -> Verdict {
+        Verdict::Ask { name: name.to_owned(), record, fallback }
     }
 
     #[test]
     fn private_names_are_asked_inside_and_public_ones_go_on() {
-        assert_eq!(judged("DB.internal.", RecordType::A), ask("db.internal.", 1, false));
-        assert_eq!(judged("_pg._tcp.db.internal.", RecordType::SRV), ask("_pg._tcp.db.internal.", 33, false));
+        assert_eq!(judged("DB.internal.", RecordType::A), ask("db.internal.", 1, Fallback::Never));
+        assert_eq!(
+            judged("_pg._tcp.db.internal.", RecordType::SRV),
+            ask("_pg._tcp.db.internal.", 33, Fallback::Never)
+        );
         assert_eq!(judged("example.com.", RecordType::A), Verdict::Forward);
-        assert_eq!(judged("notinternal.", RecordType::A), ask("notinternal", 1, true));
+        assert_eq!(
+            judged("either.example.", RecordType::A),
+            ask("either.example.", 1, Fallback::IfUnanswered)
+        );
+        assert_eq!(judged("notinternal.", RecordType::A), ask("notinternal", 1, Fallback::IfUnknown));
         assert_eq!(judged(".", RecordType::NS), Verdict::Forward);
     }
 
@@ -282,7 +309,7 @@ mod tests {
     fn reverse_names_belong_to_whom_the_address_belongs() {
         assert_eq!(
             judged("5.0.77.10.in-addr.arpa.", RecordType::PTR),
-            ask("5.0.77.10.in-addr.arpa.", 12, false)
+            ask("5.0.77.10.in-addr.arpa.", 12, Fallback::Never)
         );
         assert_eq!(judged("8.8.8.8.in-addr.arpa.", RecordType::PTR), Verdict::Forward);
     }
@@ -299,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_answered_and_not_forwarded() {
-        let knowledge = Knowledge { owns: &owns, searches: false, own_search: &[] };
+        let knowledge = Knowledge { owns: &owns, scope: &scope, own_search: &[] };
         let mut garbled = query("db.internal.", RecordType::A);
         garbled[HEADER] = 0x7f;
         let Verdict::Reply(reply) = judge(&garbled, &knowledge) else { panic!("a reply") };

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::supervisor::Supervisor;
 use crate::sys::listener::Listener;
 use crate::sys::signal::{self, Change, Forwarding};
-use crate::{Backend, LaunchFailure, Options, census, filter};
+use crate::{Backend, LaunchFailure, Options, census, filter, probe};
 
 /// Threads that decide system calls: one waits for the next while the others work.
 const WORKERS: usize = 4;
@@ -101,7 +101,7 @@ impl Launcher {
         let system = |what| move |source| LaunchFailure::System { what, source };
         let backend = match self.options.backend {
             Some(backend) => backend,
-            None => Backend::GetFd,
+            None => probe::backend().map_err(|(class, reason)| LaunchFailure::NoBackend { class, reason })?,
         };
         let forwarding = match self.options.foreground {
             true => {

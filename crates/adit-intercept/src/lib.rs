@@ -12,10 +12,12 @@ mod abi;
 mod bpf;
 mod census;
 mod dns;
+mod environment;
 mod failure;
 mod filter;
 mod launcher;
 mod options;
+pub mod probe;
 mod receive;
 mod resolv;
 mod resolver;
@@ -31,11 +33,13 @@ mod udp;
 /// What is read of programs and of the machine, as functions over bytes.
 pub mod wire {
     pub use crate::abi::{Arch, MessageHeader, Piece, parse_pieces};
-    pub use crate::dns::{Knowledge, Verdict, judge, reply, reply_failure, udp_limit};
+    pub use crate::dns::{Fallback, Knowledge, Verdict, judge, reply, reply_failure, udp_limit};
     pub use crate::resolv::ResolvConf;
     pub use crate::sockaddr::{MAX_LEN, SockAddr, unmap, write};
 }
 
+pub use environment::ProxyEnvironment;
 pub use failure::LaunchFailure;
 pub use launcher::{Exit, Launcher, Program, Running};
 pub use options::{Backend, OnOpaque, Options, UdpMode};
+pub use probe::Ladder;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_path::{Destination, Phase, Query, RecordType, ResolveFailure, Udp};
+use adit_tunnel::NameScope;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::dns::{self, Knowledge, Verdict};
+use crate::dns::{self, Fallback, Knowledge, Verdict};
 use crate::supervisor::Supervisor;
 use crate::tcp::dial_network;
 
@@ -34,17 +35,19 @@ pub(crate) async fn answer(
         Verdict::Drop => None,
         Verdict::Reply(reply) => Some(reply),
         Verdict::Forward => forward(supervisor, message, server, stream).await,
-        Verdict::Ask { name, record, or_forward } => match ask(supervisor, name, record).await {
+        Verdict::Ask { name, record, fallback } => match ask(supervisor, name, record, fallback).await {
             Ok(answer) => {
                 let limit = if stream { MAX_MESSAGE } else { dns::udp_limit(message) };
                 dns::reply(message, &answer, limit)
             }
-            Err(ResolveFailure::NoSuchName { .. }) if or_forward => {
-                forward(supervisor, message, server, stream).await
-            }
             Err(failure) => {
-                tracing::debug!(%failure, "a private name was not resolved");
-                dns::reply_failure(message, &failure)
+                let unknown = matches!(failure, ResolveFailure::NoSuchName { .. });
+                tracing::debug!(%failure, ?fallback, "the network has no answer");
+                match fallback {
+                    Fallback::IfUnanswered => forward(supervisor, message, server, stream).await,
+                    Fallback::IfUnknown if unknown => forward(supervisor, message, server, stream).await,
+                    Fallback::IfUnknown | Fallback::Never => dns::reply_failure(message, &failure),
+                }
             }
         },
     }
@@ -52,13 +55,13 @@ pub(crate) async fn answer(
 
 fn judge(supervisor: &Supervisor, message: &[u8]) -> Verdict {
     let conf = supervisor.resolv_conf();
-    let searches = {
-        let status = supervisor.network.status();
+    let status = supervisor.network.status();
+    let scope = |name: &str| {
         let status = status.borrow();
-        status.config.as_ref().is_some_and(|config| !config.dns.search.is_empty())
+        status.config.as_ref().map_or(NameScope::Public, |config| config.name_scope(name))
     };
     let owns = |destination: &Destination| supervisor.network.owns(destination);
-    dns::judge(message, &Knowledge { owns: &owns, searches, own_search: &conf.search })
+    dns::judge(message, &Knowledge { owns: &owns, scope: &scope, own_search: &conf.search })
 }
 
 /// Asks the network; one that is coming up gets its time.
@@ -66,10 +69,11 @@ async fn ask(
     supervisor: &Supervisor,
     name: String,
     record: u16,
+    fallback: Fallback,
 ) -> Result<adit_path::Answer, ResolveFailure> {
     let query = Query { name, record: Some(RecordType(record)), timeout: PATIENCE };
     match supervisor.network.resolve(query.clone()).await {
-        Err(failure @ ResolveFailure::Down(_)) => {
+        Err(failure @ ResolveFailure::Down(_)) if fallback != Fallback::IfUnanswered => {
             let mut status = supervisor.network.status();
             let decided =
                 status.wait_for(|status| matches!(status.phase, Phase::Up | Phase::Failed | Phase::Closed));

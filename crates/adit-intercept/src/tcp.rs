@@ -371,7 +371,7 @@ fn fail(supervisor: &Supervisor, dial: &Dial, sink: Sink, errno: i32, six: bool)
 
 /// A loopback listener that drops every SYN.
 #[derive(Debug)]
-struct Sink {
+pub(crate) struct Sink {
     /// Drops SYNs for as long as it is open.
     _socket: OwnedFd,
     address: SocketAddr,
@@ -386,7 +386,7 @@ const POOL_SIZE: u32 = 1 << 22;
 const DROP_ALL: i32 = 255;
 
 impl Sink {
-    fn open(to: SocketAddr, six: bool) -> io::Result<Self> {
+    pub(crate) fn open(to: SocketAddr, six: bool) -> io::Result<Self> {
         if six
             && to.is_ipv6()
             && let Ok(sink) = Self::open_at((Ipv6Addr::LOCALHOST, 0).into())
@@ -415,12 +415,12 @@ impl Sink {
     }
 
     /// The address for the program's socket.
-    fn target(&self, six: bool) -> Vec<u8> {
+    pub(crate) fn target(&self, six: bool) -> Vec<u8> {
         sockaddr::write(self.address, six)
     }
 
     /// Completes the program's handshake from the sink's address; returns our end.
-    async fn meet(&self, client: SocketAddr) -> io::Result<OwnedFd> {
+    pub(crate) async fn meet(&self, client: SocketAddr) -> io::Result<OwnedFd> {
         let relay = stream_socket(self.address)?;
         share_address(&relay)?;
         socket::bind(&relay, self.address)?;

@@ -1,6 +1,7 @@
 //! The system calls that have no safe wrapper elsewhere. Everything `unsafe` of this crate is in this module.
 #![expect(unsafe_code, reason = "raw system calls; every block states what it relies on")]
 
+pub(crate) mod child;
 pub(crate) mod listener;
 pub(crate) mod memory;
 pub(crate) mod readiness;
