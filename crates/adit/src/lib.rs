@@ -12,5 +12,8 @@ pub mod failure;
 pub mod fronts;
 #[cfg(feature = "cli")]
 pub mod output;
+#[cfg(feature = "cli")]
+pub mod profile;
+pub mod session;
 
 pub use failure::{Exit, Failure};

@@ -217,6 +217,8 @@ impl Mode {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a program in the network
+    Exec(ExecArgs),
     /// Explain a failure class: what it means, why it happens, what to do
     Explain(ExplainArgs),
     /// Write man pages, one file a command
@@ -225,6 +227,17 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the version
     Version,
+}
+
+/// `adit exec`
+#[derive(Clone, Debug, Args)]
+pub struct ExecArgs {
+    /// How to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `adit explain`

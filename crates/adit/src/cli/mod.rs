@@ -57,45 +57,48 @@ pub enum FlagOrigin {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    ExitCode::from(run(std::env::args_os().collect()).code())
+    ExitCode::from(run(std::env::args_os().collect()))
 }
 
-fn run(arguments: Vec<OsString>) -> Exit {
+/// Returns the process's exit code: an [`Exit`], or that of the program that `exec` ran.
+fn run(arguments: Vec<OsString>) -> u8 {
     let plain = Ui::plain();
     if let Err(failure) = secrets::refuse(&arguments) {
         plain.failure(&failure);
-        return failure.exit;
+        return failure.exit.code();
     }
     let matches = match definition().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => return explain_usage(&error),
+        Err(error) => return explain_usage(&error).code(),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => return explain_usage(&error),
+        Err(error) => return explain_usage(&error).code(),
     };
     let ui = Ui::new(&cli.global);
     if let Err(failure) = logging::start(&cli.global, &ui) {
         ui.failure(&failure);
-        return failure.exit;
+        return failure.exit.code();
     }
     let mut context = Context { global: cli.global, ui, matches };
     match dispatch(&mut context, &cli.command) {
-        Ok(exit) => exit,
+        Ok(code) => code,
         Err(failure) => {
             context.ui.failure(&failure);
-            failure.exit
+            failure.exit.code()
         }
     }
 }
 
-fn dispatch(context: &mut Context, command: &Command) -> Result<Exit, Failure> {
-    match command {
+fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
+    let exit = match command {
+        Command::Exec(args) => return commands::exec::run(context, args),
         Command::Explain(args) => commands::explain::run(context, args),
         Command::Man(args) => commands::man::run(context, args),
         Command::Completions(args) => commands::completions::run(context, args),
         Command::Version => commands::version::run(context),
-    }
+    };
+    exit.map(Exit::code)
 }
 
 /// Help and version are results; everything else is a wrong command line.
