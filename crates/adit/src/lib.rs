@@ -8,6 +8,7 @@ pub mod cli;
 mod commands;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod failure;
 pub mod fronts;
 #[cfg(feature = "cli")]

@@ -1,0 +1,311 @@
+//! What a running `adit up` is: a network, its fronts, its control socket, and the checks that repeat.
+
+mod detach;
+mod lifetime;
+mod monitor;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use adit_path::{BoxFuture, Network, Phase};
+use adit_verify::Report;
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio::task::JoinSet;
+
+pub use detach::{Detached, Parent, become_session_leader, exit_code};
+pub use lifetime::{exit_of_process, idle, termination};
+pub use monitor::{Change, Depth, Monitor};
+
+use crate::control::{ControlSocket, Info, Server, Service, SocketError, Verification};
+use crate::fronts::{
+    Credentials, Expose, ExposeSpec, Forward, ForwardSpec, FrontError, OwnPorts, Protocol, Proxy,
+};
+
+/// Operations at a time on the control socket.
+const CLIENTS: usize = 1024;
+
+/// Verifies the session's own targets, through the access mode that its users use.
+pub trait Verifier: Send + Sync + 'static {
+    /// Runs a verification.
+    fn verify(&self, depth: Depth) -> BoxFuture<'_, Report>;
+}
+
+/// Who a daemon is, for `status`.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The profile.
+    pub profile: String,
+    /// The provider.
+    pub provider: String,
+    /// The access mode.
+    pub mode: String,
+}
+
+/// A daemon. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct Daemon(Arc<Shared>);
+
+struct Shared {
+    network: Arc<dyn Network>,
+    verifier: Box<dyn Verifier>,
+    identity: Identity,
+    began: Instant,
+    own: OwnPorts,
+    fronts: Mutex<Fronts>,
+    /// One verification at a time.
+    verifying: AsyncMutex<()>,
+    verified: watch::Sender<Verified>,
+    stop: Notify,
+}
+
+#[derive(Default)]
+struct Fronts {
+    listed: BTreeMap<String, Vec<String>>,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Clone, Default)]
+struct Verified {
+    report: Option<serde_json::Value>,
+    ok: bool,
+    at: Option<Instant>,
+    failures: u32,
+}
+
+impl fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Daemon").field("identity", &self.0.identity).finish_non_exhaustive()
+    }
+}
+
+impl Daemon {
+    /// A daemon around a network. Nothing listens yet.
+    pub fn new(network: Arc<dyn Network>, verifier: Box<dyn Verifier>, identity: Identity) -> Self {
+        Self(Arc::new(Shared {
+            network,
+            verifier,
+            identity,
+            began: Instant::now(),
+            own: OwnPorts::default(),
+            fronts: Mutex::default(),
+            verifying: AsyncMutex::default(),
+            verified: watch::Sender::default(),
+            stop: Notify::new(),
+        }))
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Arc<dyn Network> {
+        &self.0.network
+    }
+
+    /// Opens a proxy; returns where it listens.
+    pub async fn add_proxy(
+        &self,
+        address: SocketAddr,
+        credentials: Option<Credentials>,
+    ) -> Result<SocketAddr, FrontError> {
+        let proxy = Proxy::bind(address, credentials).await?;
+        let bound = proxy.address().map_err(|error| FrontError::Io { address, error })?;
+        self.0.own.add(Protocol::Tcp, bound.port());
+        self.front("proxy", bound.to_string(), proxy.run(Arc::clone(&self.0.network)));
+        Ok(bound)
+    }
+
+    /// Opens a local forward; returns it with the port that was chosen.
+    pub async fn add_forward(&self, spec: ForwardSpec) -> Result<ForwardSpec, FrontError> {
+        let forward = Forward::bind(spec).await?;
+        let spec = forward.spec().clone();
+        self.0.own.add(spec.protocol, spec.listen.port());
+        self.front("forward", spec.to_string(), forward.run(Arc::clone(&self.0.network)));
+        Ok(spec)
+    }
+
+    /// Exposes a port of this machine to peers. The network must be configured.
+    pub async fn add_expose(&self, spec: ExposeSpec) -> Result<(), FrontError> {
+        let expose = Expose::bind(&*self.0.network, spec, self.0.own.clone()).await?;
+        self.front("expose", spec.to_string(), expose.run());
+        Ok(())
+    }
+
+    fn front(&self, kind: &str, shown: String, run: impl Future<Output = ()> + Send + 'static) {
+        let mut fronts = self.fronts();
+        while fronts.tasks.try_join_next().is_some() {}
+        fronts.listed.entry(kind.to_owned()).or_default().push(shown);
+        fronts.tasks.spawn(run);
+    }
+
+    fn fronts(&self) -> MutexGuard<'_, Fronts> {
+        self.0.fronts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the control socket.
+    pub fn serve(&self, socket: &ControlSocket) -> Result<(), SocketError> {
+        let failed = |error: io::Error| SocketError::Io { path: socket.path().to_owned(), error };
+        let server = Server::new(
+            socket.bind()?,
+            Arc::clone(&self.0.network),
+            Arc::new(self.clone()) as Arc<dyn Service>,
+            CLIENTS,
+        )
+        .map_err(failed)?;
+        self.fronts().tasks.spawn(server.run());
+        Ok(())
+    }
+
+    /// Records the outcome of a verification that somebody else ran, for example the first one.
+    pub fn record(&self, report: &Report, failures: u32) {
+        let value = serde_json::to_value(report).ok();
+        let at = Some(Instant::now());
+        self.0.verified.send_replace(Verified { report: value, ok: report.ok, at, failures });
+    }
+
+    /// Whether a verification is running.
+    pub fn is_verifying(&self) -> bool {
+        self.0.verifying.try_lock().is_err()
+    }
+
+    /// Repeats checks until the network is over; returns its last phase. `notice` learns of changes.
+    pub async fn watch(&self, notice: impl Fn(Change, &Report)) -> Phase {
+        let mut status = self.0.network.status();
+        let mut monitor = Monitor::new(Instant::now());
+        loop {
+            let phase = status.borrow_and_update().phase;
+            if matches!(phase, Phase::Failed | Phase::Closed) {
+                return phase;
+            }
+            monitor.phase(Instant::now(), phase);
+            tokio::select! {
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        return Phase::Closed;
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep_until(monitor.due().into()) => {}
+            }
+            let Some(depth) = monitor.take_due(Instant::now()) else { continue };
+            let report = self.check(depth).await;
+            let change = monitor.record(Instant::now(), depth, report.ok);
+            if depth == Depth::Full {
+                self.record(&report, monitor.failures());
+            } else {
+                let (ok, failures) = (report.ok, monitor.failures());
+                self.0.verified.send_modify(|verified| {
+                    verified.failures = failures;
+                    if ok {
+                        verified.at = Some(Instant::now());
+                    }
+                });
+            }
+            if let Some(change) = change {
+                notice(change, &report);
+            }
+        }
+    }
+
+    async fn check(&self, depth: Depth) -> Report {
+        let _one = self.0.verifying.lock().await;
+        self.0.verifier.verify(depth).await
+    }
+
+    /// Waits until somebody asked for the end.
+    pub async fn stopped(&self) {
+        self.0.stop.notified().await;
+    }
+
+    /// Closes every front and the control socket with its conversations.
+    pub fn close(&self) {
+        let mut fronts = self.fronts();
+        fronts.tasks.abort_all();
+        fronts.listed.clear();
+    }
+}
+
+impl Service for Daemon {
+    fn info(&self) -> Info {
+        let Identity { profile, provider, mode } = self.0.identity.clone();
+        let verified = self.0.verified.borrow().clone();
+        let status = self.0.network.status().borrow().clone();
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            profile,
+            provider,
+            mode,
+            uptime: self.0.began.elapsed(),
+            fronts: self.fronts().listed.clone(),
+            verification: Verification {
+                report: verified.report,
+                ok: verified.ok,
+                age: verified.at.map(|at| at.elapsed()),
+                failures: verified.failures,
+                started: status.ups > 0 && status.config.is_some(),
+            },
+        }
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<serde_json::Value, String>> {
+        Box::pin(async move {
+            let report = self.check(Depth::Full).await;
+            self.record(&report, u32::from(!report.ok));
+            serde_json::to_value(&report).map_err(|error| error.to_string())
+        })
+    }
+
+    fn forward(&self, spec: String) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(async move {
+            let spec = spec.parse().map_err(|error: FrontError| error.to_string())?;
+            let spec = self.add_forward(spec).await.map_err(|error| error.to_string())?;
+            Ok(spec.to_string())
+        })
+    }
+
+    fn stop(&self) {
+        self.0.stop.notify_one();
+    }
+}
+
+/// How long `ready` believes a verification.
+pub const READY: Duration = Duration::from_secs(90);
+
+/// What a health check asks (as Kubernetes probes do).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// The daemon answers.
+    Live,
+    /// The last verification succeeded, is recent, and the network is up.
+    Ready,
+    /// The network came up and was configured once.
+    Startup,
+}
+
+impl Health {
+    /// Whether a daemon is in this state; otherwise why not.
+    pub fn judge(self, info: &Info, phase: Phase) -> Result<(), String> {
+        let verification = &info.verification;
+        let seconds = |age: Duration| age.as_secs();
+        match self {
+            Self::Live => Ok(()),
+            Self::Startup if verification.started => Ok(()),
+            Self::Startup => Err("the network has not come up yet".to_owned()),
+            Self::Ready if phase != Phase::Up => Err(format!("the network is {phase:?}").to_lowercase()),
+            Self::Ready => match verification.age {
+                None => Err("nothing has been verified yet".to_owned()),
+                Some(_) if !verification.ok => Err("the last verification failed".to_owned()),
+                Some(age) if age > READY => {
+                    Err(format!("the last successful check is {} s old", seconds(age)))
+                }
+                Some(_) => Ok(()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
