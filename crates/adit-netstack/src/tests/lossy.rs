@@ -99,7 +99,7 @@ fn what_send_does_not_take_comes_again() {
     for round in 0..50 {
         pair.ends[0].stack.poll_transmit(pair.now, &mut |packet| {
             let bytes = packet.bytes().to_vec();
-            let takes = (round + taken.len()) % 3 == 0;
+            let takes = (round + taken.len()).is_multiple_of(3);
             if takes {
                 assert!(
                     offered.last().is_none_or(|refused| *refused == bytes),
