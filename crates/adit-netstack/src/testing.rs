@@ -16,10 +16,14 @@ pub(crate) struct Link {
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
     pub(crate) late: u64,
+    /// Bytes per second, and bytes that may wait for it; 0 is no bottleneck.
+    pub(crate) rate: u64,
+    pub(crate) queue: u64,
 }
 
 impl Link {
-    pub(crate) const CLEAN: Self = Self { delay: Duration::from_millis(1), lost: 0, doubled: 0, late: 0 };
+    pub(crate) const CLEAN: Self =
+        Self { delay: Duration::from_millis(1), lost: 0, doubled: 0, late: 0, rate: 0, queue: 0 };
 }
 
 /// One of the two ends.
@@ -36,6 +40,8 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     pub(crate) ends: [End; 2],
     pub(crate) link: Link,
+    /// When the last byte of each direction has passed the bottleneck.
+    busy: [Instant; 2],
     in_flight: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     random: u64,
     count: u64,
@@ -66,7 +72,15 @@ impl Pair {
             stack.configure(now, &net_config(number, 1420));
             End { stack, events: Vec::new(), wire: Vec::new(), record: false }
         };
-        Self { now, ends: [end(1), end(2)], link, in_flight: BTreeMap::new(), random: seed, count: 0 }
+        Self {
+            now,
+            ends: [end(1), end(2)],
+            link,
+            busy: [now; 2],
+            in_flight: BTreeMap::new(),
+            random: seed,
+            count: 0,
+        }
     }
 
     fn chance(&mut self, of_1000: u64) -> bool {
@@ -76,6 +90,20 @@ impl Pair {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % 1000 < of_1000
+    }
+
+    /// How long a packet waits and is under way in the bottleneck; `None` if its queue is full.
+    fn pass_bottleneck(&mut self, from: usize, len: u64) -> Option<Duration> {
+        let Some(per_byte) = 1_000_000_000u64.checked_div(self.link.rate) else {
+            return Some(Duration::ZERO);
+        };
+        let waiting = self.busy[from].saturating_duration_since(self.now);
+        if waiting.as_nanos() as u64 / per_byte.max(1) > self.link.queue {
+            return None;
+        }
+        let through = waiting + Duration::from_nanos(len * 1_000_000_000 / self.link.rate);
+        self.busy[from] = self.now + through;
+        Some(through)
     }
 
     /// Lets both ends send, and collects their events.
@@ -102,11 +130,12 @@ impl Pair {
                 if self.chance(self.link.lost) {
                     continue;
                 }
+                let Some(queued) = self.pass_bottleneck(from, bytes.len() as u64) else { continue };
                 let copies = 1 + u64::from(self.chance(self.link.doubled));
                 for _ in 0..copies {
                     let late = if self.chance(self.link.late) { self.link.delay } else { Duration::ZERO };
                     self.count += 1;
-                    let key = (self.now + self.link.delay + late, self.count);
+                    let key = (self.now + queued + self.link.delay + late, self.count);
                     self.in_flight.insert(key, (1 - from, bytes.clone()));
                 }
             }

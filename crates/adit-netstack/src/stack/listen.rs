@@ -158,13 +158,14 @@ impl Stack {
     /// [`OpenError::Gone`], or [`OpenError::OverBudget`], after which the peer gets RST.
     pub fn tcp_accept(&mut self, now: Instant, id: PendingId) -> Result<FlowId, OpenError> {
         let pending = self.listeners.take(id).ok_or(OpenError::Gone)?;
-        let (config, buffer) = self.flow_config(&pending.tuple, TcpOptions::default()).inspect_err(|_| {
-            if let Some(reset) = pending.reset() {
-                reset.send(&mut self.backlog);
-            }
-        })?;
-        let flow = Flow::accept(pending.tuple, &config, self.epoch, now, pending.syn());
-        Ok(self.tcp.insert(flow, buffer))
+        let (config, buffers) =
+            self.flow_config(&pending.tuple, TcpOptions::default()).inspect_err(|_| {
+                if let Some(reset) = pending.reset() {
+                    reset.send(&mut self.backlog);
+                }
+            })?;
+        let flow = Flow::accept(pending.tuple, &config, buffers, now, pending.syn());
+        Ok(self.tcp.insert(flow))
     }
 
     /// Answers a connection that a peer asks for with RST.

@@ -10,13 +10,15 @@ use adit_tunnel::view::{IpView, TcpView, tcp_flag};
 use super::{Stack, ephemeral_port};
 use crate::emit::Bare;
 use crate::hash::Keyed;
-use crate::tcp::{Flow, FlowConfig, Out, TimeWait, Tuple};
+use crate::tcp::{Buffers, Flow, FlowConfig, Out, TimeWait, Tuple};
 use crate::timers::Timers;
 use crate::{FlowId, OpenError, StackEvent, TcpOptions};
 
 /// How long a pair of addresses and ports rests after a connection that we ended first (Linux' value).
 const TIME_WAIT: Duration = Duration::from_secs(60);
 const MAX_TIME_WAIT: usize = 8192;
+/// Buffers kept for the next connections, on top of the budget.
+const MAX_SPARE: usize = 8;
 
 /// Every connection.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Flows {
     /// Slots whose flow has events, each once.
     talkative: VecDeque<u32>,
     timers: Timers,
+    /// Buffers of connections that are over.
+    spare: Vec<Buffers>,
     time_wait: HashMap<Tuple, (TimeWait, Instant), Keyed>,
     /// The keys of `time_wait`, oldest first.
     resting: VecDeque<(Instant, Tuple)>,
@@ -45,7 +49,6 @@ struct Slot {
 #[derive(Debug)]
 struct Entry {
     flow: Flow,
-    buffer: usize,
     is_ready: bool,
     is_talkative: bool,
     is_known: bool,
@@ -61,6 +64,7 @@ impl Flows {
             ready: VecDeque::new(),
             talkative: VecDeque::new(),
             timers: Timers::default(),
+            spare: Vec::new(),
             time_wait: HashMap::with_hasher(keyed),
             resting: VecDeque::new(),
         }
@@ -113,15 +117,14 @@ impl Flows {
         !self.by_tuple.contains_key(tuple) && self.time_wait.get(tuple).is_none_or(|(_, until)| *until <= now)
     }
 
-    pub(super) fn insert(&mut self, flow: Flow, buffer: usize) -> FlowId {
+    pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
         });
         self.by_tuple.insert(*flow.tuple(), index);
         let slot = &mut self.slots[index as usize];
-        slot.entry =
-            Some(Box::new(Entry { flow, buffer, is_ready: false, is_talkative: false, is_known: true }));
+        slot.entry = Some(Box::new(Entry { flow, is_ready: false, is_talkative: false, is_known: true }));
         let generation = slot.generation;
         self.wake(index);
         FlowId { index, generation }
@@ -188,13 +191,25 @@ impl Flows {
         self.resting.push_back((now + TIME_WAIT, tuple));
     }
 
+    /// Buffers of `size` bytes each.
+    fn buffers(&mut self, size: usize) -> Buffers {
+        match self.spare.iter().rposition(|spare| spare.size() == size) {
+            Some(at) => self.spare.swap_remove(at),
+            None => Buffers::new(size),
+        }
+    }
+
     fn remove(&mut self, index: u32) -> usize {
         let slot = &mut self.slots[index as usize];
         let Some(entry) = slot.entry.take() else { return 0 };
         slot.generation = slot.generation.wrapping_add(1);
         // A slot still in a queue is skipped there, or finds its next flow, which does no harm.
         self.free.push(index);
-        2 * entry.buffer
+        let freed = 2 * entry.flow.buffer_size();
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(entry.flow.into_buffers());
+        }
+        freed
     }
 }
 
@@ -309,9 +324,9 @@ impl Stack {
         let pair = |local_port| Tuple { local, peer: to.ip(), local_port, peer_port: to.port() };
         let port = ephemeral_port(&mut self.random, |port| self.tcp.is_free(&pair(port), now));
         let tuple = pair(port.ok_or(OpenError::NoPort)?);
-        let (config, buffer) = self.flow_config(&tuple, options)?;
-        let flow = Flow::connect(tuple, &config, self.epoch, now);
-        let id = self.tcp.insert(flow, buffer);
+        let (config, buffers) = self.flow_config(&tuple, options)?;
+        let flow = Flow::connect(tuple, &config, buffers, now);
+        let id = self.tcp.insert(flow);
         self.settle(id.index, now);
         Ok(id)
     }
@@ -327,10 +342,11 @@ impl Stack {
         &mut self,
         tuple: &Tuple,
         options: TcpOptions,
-    ) -> Result<(FlowConfig, usize), OpenError> {
-        let buffer = self.memory.reserve_flow().ok_or(OpenError::OverBudget)?;
+    ) -> Result<(FlowConfig, Buffers), OpenError> {
+        let size = self.memory.reserve_flow().ok_or(OpenError::OverBudget)?;
         let seed = self.random.for_key(tuple);
-        Ok((FlowConfig { buffer, mtu: self.net.mtu, seed, options }, buffer))
+        let config = FlowConfig { mtu: self.net.mtu, seed, epoch: self.epoch, options };
+        Ok((config, self.tcp.buffers(size)))
     }
 
     /// Room for bytes to send, in up to two pieces; empty before the connection is open and after it ended.

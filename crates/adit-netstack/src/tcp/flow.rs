@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_tunnel::view::{self, IpView, TcpView, tcp_flag};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 
 use super::port::Port;
@@ -30,13 +30,37 @@ const MIN_MTU: (u16, u16) = (552, 1280);
 /// What a connection is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FlowConfig {
-    /// Bytes of each of the two buffers.
-    pub(crate) buffer: usize,
     /// The tunnel's MTU.
     pub(crate) mtu: u16,
     /// Decides the initial sequence number.
     pub(crate) seed: u64,
+    /// The beginning of time, the same for all connections.
+    pub(crate) epoch: Instant,
     pub(crate) options: TcpOptions,
+}
+
+/// The buffers of a connection that is over, for one that begins: opening one then takes no memory from the
+/// system, which would have to be cleared. What they held cannot be read again.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    size: usize,
+}
+
+impl Buffers {
+    /// Fresh buffers of `size` bytes each.
+    pub(crate) fn new(size: usize) -> Self {
+        let buffer = || SocketBuffer::new(vec![0; size]);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(Socket::new(buffer(), buffer()));
+        Self { sockets, handle, size }
+    }
+
+    /// Bytes of each of the two buffers.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
 }
 
 /// What is remembered of a connection in TIME-WAIT (RFC 9293 §3.6.1).
@@ -57,6 +81,7 @@ pub(crate) struct Flow {
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
+    size: usize,
     clock: Clock,
     seed: u64,
     /// What a packet on the wire may carry: bounded by the peer, the tunnel and the path.
@@ -125,8 +150,8 @@ impl Events {
 
 impl Flow {
     /// A connection that we open: the SYN leaves with the next [`poll_transmit`](Self::poll_transmit).
-    pub(crate) fn connect(tuple: Tuple, config: &FlowConfig, epoch: Instant, now: Instant) -> Self {
-        let mut flow = Self::new(tuple, config, epoch, now);
+    pub(crate) fn connect(tuple: Tuple, config: &FlowConfig, buffers: Buffers, now: Instant) -> Self {
+        let mut flow = Self::new(tuple, config, buffers, now);
         flow.active = true;
         let peer = IpEndpoint::from(tuple.peer());
         let local = IpEndpoint::from(tuple.local());
@@ -143,11 +168,11 @@ impl Flow {
     pub(crate) fn accept(
         tuple: Tuple,
         config: &FlowConfig,
-        epoch: Instant,
+        buffers: Buffers,
         now: Instant,
         syn: &[u8],
     ) -> Self {
-        let mut flow = Self::new(tuple, config, epoch, now);
+        let mut flow = Self::new(tuple, config, buffers, now);
         let local = IpListenEndpoint::from(IpEndpoint::from(tuple.local()));
         if flow.socket_mut().listen(local).is_err() {
             flow.end(CloseReason::Reset);
@@ -158,15 +183,16 @@ impl Flow {
         flow
     }
 
-    fn new(tuple: Tuple, config: &FlowConfig, epoch: Instant, now: Instant) -> Self {
-        let buffer = || SocketBuffer::new(vec![0; config.buffer]);
-        let mut socket = Socket::new(buffer(), buffer());
+    fn new(tuple: Tuple, config: &FlowConfig, buffers: Buffers, now: Instant) -> Self {
+        let Buffers { mut sockets, handle, size } = buffers;
+        let socket = sockets.get_mut::<Socket<'_>>(handle);
         socket.set_nagle_enabled(false);
         socket.set_keep_alive(config.options.keepalive.map(Into::into));
         socket.set_timeout(config.options.timeout.map(Into::into));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        let clock = Clock { epoch, ahead: Duration::from_secs(1) };
+        // Buffers that were used before come with a state and a congestion window.
+        socket.abort();
+        socket.set_congestion_control(CongestionControl::Cubic);
+        let clock = Clock { epoch: config.epoch, ahead: Duration::from_secs(1) };
         let advertised = room(tuple.local, config.mtu);
         let interface = interface(config.seed, advertised, clock.at(now));
         Self {
@@ -174,6 +200,7 @@ impl Flow {
             interface,
             sockets,
             handle,
+            size,
             clock,
             seed: config.seed,
             segment: advertised,
@@ -193,6 +220,16 @@ impl Flow {
             over: false,
             events: Events::default(),
         }
+    }
+
+    /// The buffers of a connection whose owner has gone.
+    pub(crate) fn into_buffers(self) -> Buffers {
+        Buffers { sockets: self.sockets, handle: self.handle, size: self.size }
+    }
+
+    /// Bytes of each of the two buffers.
+    pub(crate) fn buffer_size(&self) -> usize {
+        self.size
     }
 
     pub(crate) fn tuple(&self) -> &Tuple {

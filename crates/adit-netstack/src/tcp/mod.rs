@@ -10,7 +10,7 @@ mod port;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) use flow::{Flow, FlowConfig, MAX_HEADERS, TimeWait};
+pub(crate) use flow::{Buffers, Flow, FlowConfig, MAX_HEADERS, TimeWait};
 
 /// The addresses and ports of a connection, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -19,7 +19,7 @@ proptest! {
         size in 1usize..400_000,
         v6 in any::<bool>(),
     ) {
-        let link = Link { delay: Duration::from_millis(delay), lost, doubled, late };
+        let link = Link { delay: Duration::from_millis(delay), lost, doubled, late, ..Link::CLEAN };
         let mut pair = Pair::new(seed, link);
         let to = if v6 { "[fd00::2]:80" } else { "10.0.0.2:80" };
         let (client, server, _) = pair.connect(to.parse().unwrap());

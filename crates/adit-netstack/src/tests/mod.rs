@@ -282,3 +282,31 @@ fn without_a_route_or_an_address_nothing_opens() {
         assert_eq!(stack.udp_open(0, Some(to)), Err(crate::OpenError::NoRoute(to.ip())));
     }
 }
+
+#[test]
+fn buffers_are_used_again_in_whatever_state_they_were_left() {
+    let mut pair = Pair::new(16, Link::CLEAN);
+    let (client, server, listener) = pair.connect("10.0.0.2:80".parse().unwrap());
+    pair.ends[1].stack.tcp_unlisten(listener);
+    let data = pattern(100_000);
+    for round in 0..20 {
+        // Ended by an RST from the peer, by one of ours, in the middle of data, or before it began.
+        let flow = connect(&mut pair, if round % 2 == 0 { "10.0.0.2:81" } else { "10.0.0.9:82" });
+        pair.run(SECOND / 50);
+        pair.ends[0].stack.tcp_release(flow);
+        let (client, server, listener) = pair.connect("10.0.0.2:83".parse().unwrap());
+        assert!(pair.transfer(0, (client, server), &data, 10 * SECOND) == data);
+        pair.write(0, client, &data);
+        if round % 3 == 0 {
+            pair.ends[1].stack.tcp_abort(pair.now, server);
+        }
+        pair.ends[0].stack.tcp_abort(pair.now, client);
+        pair.run(SECOND);
+        pair.ends[0].stack.tcp_release(client);
+        pair.ends[1].stack.tcp_release(server);
+        pair.ends[1].stack.tcp_unlisten(listener);
+        pair.run(SECOND);
+    }
+    assert!(pair.transfer(0, (client, server), &data, 10 * SECOND) == data);
+    assert_eq!(pair.ends[0].stack.stats().flows, 1);
+}
