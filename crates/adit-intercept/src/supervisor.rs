@@ -172,13 +172,16 @@ impl Supervisor {
             Trouble::Errno(errno) => Answer::Errno(*errno),
             Trouble::Opaque(what, error) => match self.options.on_opaque {
                 OnOpaque::Deny => {
-                    tracing::warn!(
-                        "{}[{}]: {:?} refused, its {what} cannot be reached: {error}. Start adit after the \
-                         change of user",
-                        trapped.command(),
-                        trapped.tid,
-                        trapped.call,
-                    );
+                    let (command, tid, call) = (trapped.command(), trapped.tid, trapped.call);
+                    match error.kind() {
+                        io::ErrorKind::NotFound => tracing::warn!(
+                            "{command}[{tid}]: {call:?} refused: its {what} was not made under supervision"
+                        ),
+                        _ => tracing::warn!(
+                            "{command}[{tid}]: {call:?} refused: its {what} cannot be reached ({error}). A program \
+                             that changes its user starts adit after the change"
+                        ),
+                    }
                     Answer::Errno(libc::EACCES)
                 }
                 OnOpaque::Allow => Answer::Continue,
@@ -256,7 +259,10 @@ impl Supervisor {
     fn connect_private(self: &Arc<Self>, trapped: Trapped, place: Place, six: bool) {
         let handle = match self.sockets.handle(&trapped, trapped.fd(0)) {
             Ok(handle) => handle,
-            Err(trouble) => return self.finish(trapped, Err(trouble)),
+            Err(trouble) => {
+                let decision = self.connected_already(&trapped).ok_or(trouble);
+                return self.finish(trapped, decision);
+            }
         };
         let option = |name| socket::option(&handle, libc::SOL_SOCKET, name).unwrap_or(-1);
         match (option(libc::SO_DOMAIN), option(libc::SO_TYPE)) {
@@ -272,6 +278,12 @@ impl Supervisor {
             // Whatever it is, it does not reach the Internet.
             _ => self.finish(trapped, Ok(Answer::Continue)),
         }
+    }
+
+    /// A stream that was connected is no longer held; what the kernel would answer is known all the same.
+    fn connected_already(&self, trapped: &Trapped) -> Option<Answer> {
+        let inode = trapped.inode(trapped.fd(0)).ok().flatten()?;
+        self.peers.tell(inode).map(|told| if told { Answer::Errno(libc::EISCONN) } else { Answer::Value(0) })
     }
 
     fn socket(&self, trapped: Trapped) {
@@ -357,8 +369,8 @@ impl Supervisor {
             return Ok(Answer::Continue);
         }
         let Some(inode) = trapped.inode(trapped.fd(0))? else { return Ok(Answer::Continue) };
-        let Some((peer, six)) = self.peers.get(inode) else { return Ok(Answer::Continue) };
-        self.write_address(trapped, peer, six, trapped.args[1], trapped.args[2])?;
+        let Some(peer) = self.peers.get(inode) else { return Ok(Answer::Continue) };
+        self.write_address(trapped, peer.address, peer.six, trapped.args[1], trapped.args[2])?;
         Ok(Answer::Value(0))
     }
 
@@ -429,15 +441,30 @@ fn is_name_service(path: &[u8]) -> bool {
 
 /// The true peers of connected sockets, by inode.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Mutex<HashMap<u64, (SocketAddr, bool)>>);
+pub(crate) struct Peers(Mutex<HashMap<u64, Peer>>);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    address: SocketAddr,
+    six: bool,
+    /// A `connect` has returned 0; a further one is answered `EISCONN`.
+    told: bool,
+}
 
 impl Peers {
-    pub(crate) fn insert(&self, inode: u64, peer: SocketAddr, six: bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(inode, (peer, six));
+    pub(crate) fn insert(&self, inode: u64, address: SocketAddr, six: bool) {
+        let peer = Peer { address, six, told: false };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(inode, peer);
     }
 
-    pub(crate) fn get(&self, inode: u64) -> Option<(SocketAddr, bool)> {
+    fn get(&self, inode: u64) -> Option<Peer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&inode).copied()
+    }
+
+    /// Notes that a `connect` of the socket returns 0; whether one has before. `None` if it has no peer.
+    pub(crate) fn tell(&self, inode: u64) -> Option<bool> {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get_mut(&inode).map(|peer| std::mem::replace(&mut peer.told, true))
     }
 
     pub(crate) fn remove(&self, inode: u64) {

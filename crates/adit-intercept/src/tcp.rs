@@ -26,7 +26,7 @@ use crate::sockaddr;
 use crate::sockets::Handle;
 use crate::supervisor::{Place, Supervisor};
 use crate::sys::listener::Answer;
-use crate::sys::socket::{self, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT};
+use crate::sys::socket::{self, TCP_SYN_SENT};
 use crate::sys::{errno, readiness};
 use crate::trapped::Trapped;
 
@@ -134,7 +134,12 @@ fn join(
     blocking: bool,
 ) -> Result<(), Trapped> {
     let Some(dial) = supervisor.dials.map().get(&handle.inode).cloned() else { return Err(trapped) };
-    let room = dial.waiting().as_ref().map(|waiters| waiters.len() < MAX_WAITING);
+    // Once the socket has left SYN-SENT, it shows the result itself.
+    let connecting = socket::tcp_state(handle).is_ok_and(|state| state == TCP_SYN_SENT);
+    let room = match dial.waiting().as_ref() {
+        Some(waiters) if blocking || connecting => Some(waiters.len() < MAX_WAITING),
+        _ => None,
+    };
     match room {
         Some(true) if blocking => {
             wait_for(supervisor, &dial, Waiter { trapped, blocking });
@@ -229,13 +234,18 @@ async fn run(
         // Nobody holds the socket any more.
         None => Err(libc::ECONNABORTED),
         Some(Err(errno)) => Err(errno),
-        Some(Ok(end)) => match sink.meet(client).await {
-            Ok(relay) => Ok((end, relay)),
-            Err(error) => {
-                tracing::debug!(%error, "the program's socket is gone");
-                Err(libc::ECONNABORTED)
+        Some(Ok(end)) => {
+            // The program may ask as soon as the two ends have met.
+            supervisor.peers.insert(inode, end.peer(), six);
+            match sink.meet(client).await {
+                Ok(relay) => Ok((end, relay)),
+                Err(error) => {
+                    tracing::debug!(%error, "the program's socket is gone");
+                    supervisor.peers.remove(inode);
+                    Err(libc::ECONNABORTED)
+                }
             }
-        },
+        }
     };
     match result {
         Ok((end, relay)) => succeed(&supervisor, &dial, end, relay, &sink, six),
@@ -253,6 +263,15 @@ enum End {
     Flow(Flow),
     /// The answers to DNS questions, in the place of this server.
     Resolver(SocketAddr),
+}
+
+impl End {
+    fn peer(&self) -> SocketAddr {
+        match self {
+            Self::Flow(flow) => flow.peer(),
+            Self::Resolver(server) => *server,
+        }
+    }
 }
 
 async fn reach(supervisor: &Supervisor, place: Place, keepalive: Option<Duration>) -> Result<End, i32> {
@@ -318,13 +337,11 @@ fn succeed(supervisor: &Arc<Supervisor>, dial: &Dial, end: End, relay: OwnedFd, 
     supervisor.sockets.release(inode);
     match end {
         End::Flow(flow) => {
-            supervisor.peers.insert(inode, flow.peer(), six);
             if let Err(error) = flow.attach(relay) {
                 tracing::warn!(%error, "a connection could not be attached");
             }
         }
         End::Resolver(server) => {
-            supervisor.peers.insert(inode, server, six);
             supervisor.runtime.spawn(serve_stream(supervisor.clone(), relay, server));
         }
     }
@@ -332,6 +349,7 @@ fn succeed(supervisor: &Arc<Supervisor>, dial: &Dial, end: End, relay: OwnedFd, 
         let answer = if waiter.blocking {
             // The kernel's own bookkeeping: a further connect(2) is answered EISCONN from now on.
             socket::connect_now(&dial.handle, &sink.target(six)).ok();
+            supervisor.peers.tell(inode);
             Answer::Value(0)
         } else {
             Answer::Errno(libc::EINPROGRESS)
@@ -429,7 +447,7 @@ impl Sink {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        if socket::tcp_state(&relay)? == TCP_ESTABLISHED {
+        if socket::has_connected(&relay)? {
             return Ok(relay);
         }
         let relay = readiness::watch(relay, Interest::WRITABLE)?;
@@ -437,11 +455,7 @@ impl Sink {
         drop(ready.map_err(|_| io::ErrorKind::TimedOut)??);
         let relay = relay.into_inner();
         sockopt::socket_error(&relay)?.map_err(io::Error::from)?;
-        match socket::tcp_state(&relay)? {
-            TCP_ESTABLISHED => Ok(relay),
-            TCP_CLOSE => Err(io::ErrorKind::ConnectionRefused.into()),
-            _ => Err(io::ErrorKind::TimedOut.into()),
-        }
+        if socket::has_connected(&relay)? { Ok(relay) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 

@@ -9,9 +9,10 @@ use super::{check, count};
 use crate::sockaddr::{self, SockAddr};
 
 /// States of `tcp_info.tcpi_state` (`include/net/tcp_states.h`).
-pub(crate) const TCP_ESTABLISHED: u8 = 1;
 pub(crate) const TCP_SYN_SENT: u8 = 2;
-pub(crate) const TCP_CLOSE: u8 = 7;
+const TCP_SYN_RECV: u8 = 3;
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
 
 /// Makes a socket; `kind` may hold `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
 pub(crate) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
@@ -51,6 +52,11 @@ pub(crate) fn tcp_state(socket: impl AsFd) -> io::Result<u8> {
         libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &raw mut len)
     })?;
     Ok(state)
+}
+
+/// Whether the handshake of a TCP socket is complete; the peer may have sent its FIN since.
+pub(crate) fn has_connected(socket: impl AsFd) -> io::Result<bool> {
+    Ok(!matches!(tcp_state(socket)?, TCP_SYN_SENT | TCP_SYN_RECV | TCP_CLOSE | TCP_LISTEN))
 }
 
 /// Connects without waiting, whatever the descriptor's own mode is. The mode is switched for the moment: another
