@@ -13,5 +13,5 @@ pub mod wgquick;
 pub use permissions::{Exposure, exposure};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey, placeholder};
-pub use source::{Reader, SecretSource, SourceError};
+pub use source::{Opened, Reader, SecretSource, SourceError};
 pub use state::StateDir;

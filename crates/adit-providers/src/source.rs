@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{Problem, Secret, exposure, placeholder};
+use crate::{Exposure, Problem, Secret, exposure, placeholder};
 
 /// No credential is larger; a larger input is a mistake.
 const LIMIT: u64 = 256 * 1024;
@@ -109,6 +109,17 @@ impl fmt::Display for SecretSource {
     }
 }
 
+/// A file that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its content.
+    pub content: Secret,
+    /// Who else can read it.
+    pub exposure: Exposure,
+}
+
 /// Reads secrets, with the rules of this run.
 ///
 /// The two functions are what safe code cannot do as well: take a descriptor over, and erase a variable from the
@@ -176,12 +187,19 @@ impl Reader {
         Ok((secret, warning))
     }
 
-    /// Reads a file that holds secrets among other things, like a wg-quick file.
+    fn read_file(&self, path: &Path, what: &str) -> Result<(Secret, Option<Problem>), Problem> {
+        let opened = self.open(path, what)?;
+        let warning = self.admit(&opened, what)?;
+        Ok((opened.content, warning))
+    }
+
+    /// Reads a file without judging who else can read it: for a file of which it is not known yet whether it
+    /// holds a secret. [`Reader::admit`] follows if it does.
     ///
     /// # Errors
     ///
-    /// As for [`Reader::read`].
-    pub fn read_file(&self, path: &Path, what: &str) -> Result<(Secret, Option<Problem>), Problem> {
+    /// It cannot be read (`credential.file`).
+    pub fn open(&self, path: &Path, what: &str) -> Result<Opened, Problem> {
         let failed = |error: io::Error| {
             Problem::new("credential.file", format!("{what} cannot be read from {}", path.display()))
                 .seen(error.to_string())
@@ -191,18 +209,32 @@ impl Reader {
         if file.metadata().map_err(failed)?.is_dir() {
             return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        let warning = exposure(&file, path).map_err(failed)?.judge(path, self.insecure_perms)?;
-        let secret =
+        let exposure = exposure(&file, path).map_err(failed)?;
+        let content =
             bounded(&mut file).map_err(|e| e.into_problem(what, &SecretSource::File(path.to_owned())))?;
+        Ok(Opened { path: path.to_owned(), content, exposure })
+    }
+
+    /// Judges who else can read an opened file with a secret in it, and removes it if secrets are consumed.
+    ///
+    /// # Errors
+    ///
+    /// Others can read it, or it cannot be removed.
+    pub fn admit(&self, opened: &Opened, what: &str) -> Result<Option<Problem>, Problem> {
+        let path = &opened.path;
+        let warning = opened.exposure.judge(path, self.insecure_perms)?;
         if self.consume {
             consume_file(path).map_err(|error| {
-                Problem::new("credential.file", format!("{} cannot be removed after reading", path.display()))
-                    .seen(error.to_string())
-                    .fix("leave `consume` away where the file is on a read-only mount")
-                    .fix("or copy the secret to a place that you may write to")
+                Problem::new(
+                    "credential.file",
+                    format!("{} cannot be removed after reading {what}", path.display()),
+                )
+                .seen(error.to_string())
+                .fix("leave `consume` away where the file is on a read-only mount")
+                .fix("or copy the secret to a place that you may write to")
             })?;
         }
-        Ok((secret, warning))
+        Ok(warning)
     }
 
     fn read_env(&self, name: &str, what: &str) -> Result<Secret, Problem> {
@@ -329,7 +361,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::Exposure;
 
     /// A fresh directory.
     fn directory(name: &str) -> PathBuf {

@@ -72,9 +72,9 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The line without anything that could be a key: runs of 40 and more base64 characters. Public keys are left,
+/// The line of a text for messages, without anything that could be a key: runs of 40 and more base64 characters. Public keys are left,
 /// because a line says so. Widths are kept, so that columns stay right.
-fn censored(raw: &str) -> Cow<'_, str> {
+pub fn censored(raw: &str) -> Cow<'_, str> {
     let public = raw.split_once('=').is_some_and(|(key, _)| key.trim().eq_ignore_ascii_case("PublicKey"));
     let base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
     if public || !raw.split(|c| !base64(c)).any(|run| run.len() >= 40) {

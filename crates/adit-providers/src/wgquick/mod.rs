@@ -16,7 +16,8 @@ use adit_wireguard::{PeerConfig, PresharedKey, PrivateKey, PublicKey};
 
 use crate::{Problem, Problems, SecretKey};
 
-pub use parse::looks_like;
+pub use line::censored;
+pub use parse::{holds_secret, looks_like};
 
 /// What WireGuard adds to a packet over IPv6: 40 bytes IPv6, 8 UDP, 32 WireGuard.
 const OVERHEAD: u16 = 80;

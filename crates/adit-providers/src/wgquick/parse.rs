@@ -64,6 +64,17 @@ pub fn looks_like(text: &str) -> bool {
     })
 }
 
+/// Whether a text gives a private or preshared key, so that it is for its owner's eyes only.
+pub fn holds_secret(text: &str) -> bool {
+    lines(text).any(|line| match line.said() {
+        Said::Pair { key, value } => {
+            let secret = ["PrivateKey", "PresharedKey"].iter().any(|name| name.eq_ignore_ascii_case(key));
+            secret && !value.is_empty()
+        }
+        Said::Nothing | Said::Section(_) | Said::Other => false,
+    })
+}
+
 #[derive(Clone, Copy)]
 enum Section {
     None,

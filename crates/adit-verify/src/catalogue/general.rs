@@ -30,6 +30,22 @@ pub(super) const CLASSES: &[Class] = &[
     )
     .retryable(),
     class(
+        "exec.not_found",
+        Exit::NotFound,
+        Blame::User,
+        "the program was not found",
+        &["Check its name, and that its directory is in PATH."],
+        "`adit exec` looks for the program as execvp(3) does. The exit code is that of env(1) and of shells.",
+    ),
+    class(
+        "exec.not_executable",
+        Exit::NotExecutable,
+        Blame::User,
+        "the program cannot be executed",
+        &["Give it the x permission: chmod +x FILE.", "Check that it was built for this machine."],
+        "The file was found, and the system refuses to execute it. The exit code is that of env(1) and of shells.",
+    ),
+    class(
         "deadline",
         Exit::Deadline,
         Blame::Unknown,

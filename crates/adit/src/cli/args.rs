@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::config::duration;
+use crate::config::{Mode, duration};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -186,39 +186,14 @@ pub enum Color {
     Never,
 }
 
-/// How programs reach the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// The best that works here
-    Auto,
-    /// `up`: a network stack in the process, no device
-    Userspace,
-    /// `up`: a TUN device with routes and DNS
-    Tun,
-    /// `exec`: system calls are intercepted by seccomp
-    Seccomp,
-    /// `exec`: proxy variables in the program's environment, for programs that honour them
-    Env,
-}
-
-impl Mode {
-    /// The word on the command line and in the configuration.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Userspace => "userspace",
-            Self::Tun => "tun",
-            Self::Seccomp => "seccomp",
-            Self::Env => "env",
-        }
-    }
-}
-
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a program in the network
     Exec(ExecArgs),
+    /// Check, show or write configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Explain a failure class: what it means, why it happens, what to do
     Explain(ExplainArgs),
     /// Write man pages, one file a command
@@ -238,6 +213,56 @@ pub struct ExecArgs {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// `adit config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a configuration offline: every error, every warning, and nothing started
+    ///
+    /// Secrets are read and checked for their form; they are neither removed nor shown.
+    Check(ConfigCheckArgs),
+    /// Show the settings of a run, without secrets
+    Show(ConfigShowArgs),
+    /// Write a commented example
+    Init(ConfigInitArgs),
+}
+
+/// `adit config check`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit config check lab.conf
+  adit config check --config adit.toml --profile staging --strict")]
+pub struct ConfigCheckArgs {
+    /// The file, in place of --config
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// How a run would connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `adit config show`
+#[derive(Debug, Args)]
+pub struct ConfigShowArgs {
+    /// The file, in place of --config
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// Say where each value came from
+    #[arg(long, env = "ADIT_ORIGIN", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub origin: bool,
+    /// How a run would connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `adit config init`
+#[derive(Debug, Args)]
+pub struct ConfigInitArgs {
+    /// The file to write; an existing one is never replaced
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "adit.toml")]
+    pub file: PathBuf,
 }
 
 /// `adit explain`

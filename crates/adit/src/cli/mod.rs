@@ -1,6 +1,7 @@
 //! The command line: parsing, dispatch to one function a verb, and the exit code.
 
 mod args;
+mod overrides;
 mod secrets;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 pub use args::*;
+use serde_json::json;
 
 use crate::commands;
 use crate::output::{Ui, logging};
@@ -81,24 +83,27 @@ fn run(arguments: Vec<OsString>) -> u8 {
         return failure.exit.code();
     }
     let mut context = Context { global: cli.global, ui, matches };
-    match dispatch(&mut context, &cli.command) {
-        Ok(code) => code,
-        Err(failure) => {
-            context.ui.failure(&failure);
-            failure.exit.code()
+    dispatch(&mut context, &cli.command).unwrap_or_else(|failure| {
+        context.ui.failure(&failure);
+        if context.global.json {
+            // Stdout may be what failed; the exit code says the same.
+            let _ = context.ui.json(&json!({ "schema": "adit.failure/1", "ok": false, "failure": failure }));
         }
-    }
+        failure.exit.code()
+    })
 }
 
+/// One function a verb. `exec` alone has more exit codes than [`Exit`]: those of its program.
 fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
-    let exit = match command {
+    match command {
         Command::Exec(args) => return commands::exec::run(context, args),
+        Command::Config(command) => commands::config::run(context, command),
         Command::Explain(args) => commands::explain::run(context, args),
         Command::Man(args) => commands::man::run(context, args),
         Command::Completions(args) => commands::completions::run(context, args),
         Command::Version => commands::version::run(context),
-    };
-    exit.map(Exit::code)
+    }
+    .map(Exit::code)
 }
 
 /// Help and version are results; everything else is a wrong command line.

@@ -1,3 +1,44 @@
 //! Configuration: `adit.toml`, environment and flags, merged with the origin of every value.
+//!
+//! Keys are strict: an unknown one is an error with the nearest that is known, because a misspelt key would
+//! silently mean its default. Secrets never stand in an `adit.toml`; it names where they come from.
 
+mod dialect;
 pub mod duration;
+mod file;
+mod find;
+mod mode;
+mod setting;
+mod settings;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use dialect::Dialect;
+pub use file::{File, ForwardEntry, ProfileEntry};
+pub use find::{Place, search};
+pub use mode::Mode;
+pub use setting::{Origin, Setting};
+pub use settings::{Entry, Overrides, Settings, load, load_text};
+
+use crate::Failure;
+
+/// Everything that is wrong with a configuration; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failures(pub Vec<Failure>);
+
+impl From<Failure> for Failures {
+    fn from(failure: Failure) -> Self {
+        Self(vec![failure])
+    }
+}
+
+impl std::fmt::Display for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sentences: Vec<String> = self.0.iter().map(Failure::to_string).collect();
+        f.write_str(&sentences.join("; "))
+    }
+}
+
+impl std::error::Error for Failures {}

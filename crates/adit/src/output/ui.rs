@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::message::{Severity, render};
 use crate::cli::{Color, Global, stdout_failed};
+use crate::config::Failures;
 use crate::{Failure, failure};
 
 /// The two streams and how to write to them.
@@ -59,6 +60,19 @@ impl Ui {
     /// Prints a failure on stderr.
     pub fn failure(&self, failure: &Failure) {
         self.stderr(&render(failure, Severity::Error, self.color));
+    }
+
+    /// Prints all failures but the last, which it returns with the exit code of the first.
+    pub fn all_but_last(&self, failures: Failures) -> Failure {
+        let Failures(mut failures) = failures;
+        let Some(mut last) = failures.pop() else { return failure::internal("a failure without a reason") };
+        for failure in &failures {
+            self.failure(failure);
+        }
+        if let Some(first) = failures.first() {
+            last.exit = first.exit;
+        }
+        last
     }
 
     /// Prints a warning on stderr, unless only errors are wanted.

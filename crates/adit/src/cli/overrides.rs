@@ -1,0 +1,103 @@
+//! What flags and variables say, for the configuration.
+
+use std::path::PathBuf;
+
+use super::{ConnectArgs, Context, FlagOrigin};
+use crate::config::{Failures, Origin, Overrides, Place, Setting, Settings, load};
+use crate::failure::{self, Failure};
+
+/// The variable that holds targets, one a line.
+const TARGETS: &str = "ADIT_TARGETS";
+
+impl Context {
+    /// What flags and variables say. `file` is a file given in place of `--config`.
+    ///
+    /// # Errors
+    ///
+    /// A flag or variable that names a secret's source holds something else.
+    pub fn overrides(&self, connect: &ConnectArgs, file: Option<PathBuf>) -> Result<Overrides, Failure> {
+        let global = &self.global;
+        let config = match file {
+            Some(file) => Some(Setting::new(file, Origin::Flag("the command line"))),
+            None => self.given("config", "--config", "ADIT_CONFIG", global.config.clone()),
+        };
+        let source = |id, flag: &'static str, variable, raw: &Option<super::RawSource>| {
+            let Some(setting) = self.given(id, flag, variable, raw.clone()) else { return Ok(None) };
+            match setting.value.0.parse::<adit_providers::SecretSource>() {
+                Ok(source) => Ok(Some(Setting::new(source, setting.origin))),
+                Err(error) => Err(failure::of_problem(error.problem(&setting.origin.to_string()), "")),
+            }
+        };
+        let on = |id, flag, variable, value: bool| self.given(id, flag, variable, value.then_some(true));
+        Ok(Overrides {
+            config,
+            profile: self.given("profile", "--profile", "ADIT_PROFILE", global.profile.clone()),
+            targets: self.targets(connect),
+            timeout: self.given("timeout", "--timeout", "ADIT_TIMEOUT", connect.timeout),
+            mode: self.given("mode", "--mode", "ADIT_MODE", connect.mode),
+            strict: on("strict", "--strict", "ADIT_STRICT", connect.strict),
+            private_key: source("private_key", "--private-key", "ADIT_PRIVATE_KEY", &connect.private_key)?,
+            preshared_key: source(
+                "preshared_key",
+                "--preshared-key",
+                "ADIT_PRESHARED_KEY",
+                &connect.preshared_key,
+            )?,
+            consume: on("consume", "--consume", "ADIT_CONSUME", connect.consume),
+            insecure_perms: on(
+                "insecure_perms",
+                "--insecure-perms",
+                "ADIT_INSECURE_PERMS",
+                connect.insecure_perms,
+            ),
+            state_dir: self.given("state_dir", "--state-dir", "ADIT_STATE_DIR", global.state_dir.clone()),
+            socket: self.given("socket", "--socket", "ADIT_SOCKET", global.socket.clone()),
+        })
+    }
+
+    /// Finds, reads and merges the configuration of this run. Failures but the last are printed.
+    ///
+    /// # Errors
+    ///
+    /// The configuration is missing or wrong.
+    pub fn settings(&self, connect: &ConnectArgs, file: Option<PathBuf>) -> Result<Settings, Failure> {
+        self.settings_or_all(connect, file).map_err(|failures| self.ui.all_but_last(failures))
+    }
+
+    /// Finds, reads and merges the configuration of this run.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn settings_or_all(
+        &self,
+        connect: &ConnectArgs,
+        file: Option<PathBuf>,
+    ) -> Result<Settings, Failures> {
+        load(&self.overrides(connect, file)?, &Place::here())
+    }
+
+    fn given<T>(
+        &self,
+        id: &str,
+        flag: &'static str,
+        variable: &'static str,
+        value: Option<T>,
+    ) -> Option<Setting<T>> {
+        let origin = match self.flag_origin(id) {
+            Some(FlagOrigin::Environment) => Origin::Environment(variable),
+            Some(FlagOrigin::Argument) | None => Origin::Flag(flag),
+        };
+        value.map(|value| Setting::new(value, origin))
+    }
+
+    fn targets(&self, connect: &ConnectArgs) -> Option<Setting<Vec<String>>> {
+        if !connect.targets.is_empty() {
+            return Some(Setting::new(connect.targets.clone(), Origin::Flag("--target")));
+        }
+        let value = std::env::var(TARGETS).ok()?;
+        let targets: Vec<String> =
+            value.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        (!targets.is_empty()).then(|| Setting::new(targets, Origin::Environment(TARGETS)))
+    }
+}

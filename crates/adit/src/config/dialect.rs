@@ -1,0 +1,60 @@
+//! What kind of configuration a text is, by its content.
+
+use adit_providers::wgquick;
+
+/// A kind of configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `adit.toml`
+    Adit,
+    /// A wg-quick file.
+    WgQuick,
+    /// An OpenVPN client configuration.
+    OpenVpn,
+    /// A Tailscale authentication key.
+    TailscaleKey,
+}
+
+impl Dialect {
+    /// Guesses by content; what is nothing else is taken for an `adit.toml`.
+    pub fn of(text: &str) -> Self {
+        if text.trim_start().starts_with("tskey-") {
+            Self::TailscaleKey
+        } else if wgquick::looks_like(text) {
+            Self::WgQuick
+        } else if looks_like_openvpn(text) {
+            Self::OpenVpn
+        } else {
+            Self::Adit
+        }
+    }
+}
+
+/// Directives that every OpenVPN client configuration has some of; none of these lines is valid TOML.
+fn looks_like_openvpn(text: &str) -> bool {
+    const WORDS: [&str; 7] = ["client", "remote ", "dev tun", "dev tap", "<ca>", "proto udp", "proto tcp"];
+    text.lines().map(str::trim).any(|line| {
+        let hit = |word: &&str| line == word.trim() || (word.ends_with(' ') && line.starts_with(*word));
+        !line.contains('=') && WORDS.iter().any(hit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_told_apart_by_their_content() {
+        for (text, dialect) in [
+            ("# x\n[Interface]\nPrivateKey = a\n", Dialect::WgQuick),
+            ("[peer]\n", Dialect::WgQuick),
+            ("client\ndev tun\nremote vpn.example.com 1194\n", Dialect::OpenVpn),
+            ("  <ca>\n", Dialect::OpenVpn),
+            ("tskey-auth-x\n", Dialect::TailscaleKey),
+            ("version = 1\n[profile.client]\nremote = 3\n", Dialect::Adit),
+            ("", Dialect::Adit),
+        ] {
+            assert_eq!(Dialect::of(text), dialect, "{text}");
+        }
+    }
+}

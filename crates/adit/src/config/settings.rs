@@ -1,0 +1,361 @@
+//! The settings of a run: flags over environment over file over defaults.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adit_providers::wgquick::{self, Supplied, WgQuick};
+use adit_providers::{Opened, Problem, Reader, SecretKey, SecretSource};
+use serde_json::{Value, json};
+
+use super::file::{File, ForwardEntry, ProfileEntry};
+use super::setting::{Origin, Setting};
+use super::table::nearest;
+use super::{Dialect, Failures, Mode, Place, duration, search};
+use crate::failure::{self, Failure};
+use crate::fronts::ExposeSpec;
+
+/// How long connecting and verifying may take together.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What flags and variables say. Everything may be missing.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The configuration file.
+    pub config: Option<Setting<PathBuf>>,
+    /// The profile.
+    pub profile: Option<Setting<String>>,
+    /// The targets.
+    pub targets: Option<Setting<Vec<String>>>,
+    /// The overall time.
+    pub timeout: Option<Setting<Duration>>,
+    /// How programs reach the network.
+    pub mode: Option<Setting<Mode>>,
+    /// Whether what is doubtful is refused.
+    pub strict: Option<Setting<bool>>,
+    /// Where the private key comes from.
+    pub private_key: Option<Setting<SecretSource>>,
+    /// Where the preshared key comes from.
+    pub preshared_key: Option<Setting<SecretSource>>,
+    /// Whether secrets are removed from where they came.
+    pub consume: Option<Setting<bool>>,
+    /// Whether secret files that others can read are accepted.
+    pub insecure_perms: Option<Setting<bool>>,
+    /// Where state is kept.
+    pub state_dir: Option<Setting<PathBuf>>,
+    /// The control socket.
+    pub socket: Option<Setting<PathBuf>>,
+}
+
+/// The settings of a run, each with its origin.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file that was read: an `adit.toml` or a wg-quick file.
+    pub file: Setting<PathBuf>,
+    /// The profile's name; that of the file, without its extension, for a wg-quick file in place of a profile.
+    pub profile: Setting<String>,
+    /// The wg-quick file.
+    pub config: Setting<PathBuf>,
+    /// Where the private key comes from, if not from the wg-quick file.
+    pub private_key: Setting<Option<SecretSource>>,
+    /// Where the preshared key comes from, if not from the wg-quick file.
+    pub preshared_key: Setting<Option<SecretSource>>,
+    /// Whether secrets are removed from where they came.
+    pub consume: Setting<bool>,
+    /// Whether secret files that others can read are accepted.
+    pub insecure_perms: Setting<bool>,
+    /// How programs reach the network.
+    pub mode: Setting<Mode>,
+    /// Whether what is doubtful is refused.
+    pub strict: Setting<bool>,
+    /// The services that must answer.
+    pub targets: Setting<Vec<String>>,
+    /// How long connecting and verifying may take together.
+    pub timeout: Setting<Duration>,
+    /// The forwards.
+    pub forwards: Vec<ForwardEntry>,
+    /// Where the SOCKS5 proxy listens.
+    pub socks: Setting<Option<SocketAddr>>,
+    /// Where the HTTP proxy listens.
+    pub http: Setting<Option<SocketAddr>>,
+    /// The ports of this machine that peers may reach.
+    pub expose: Setting<Vec<ExposeSpec>>,
+    /// Where state is kept; `None` keeps it in memory.
+    pub state_dir: Setting<Option<PathBuf>>,
+    /// The control socket; `None` is the usual place.
+    pub socket: Setting<Option<PathBuf>>,
+    /// The wg-quick file's content, where it has been read already: a pipe can be read once.
+    opened: Option<Opened>,
+}
+
+/// Finds, reads and merges the configuration of a run.
+///
+/// # Errors
+///
+/// Everything that is wrong with it; nothing was started.
+pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> {
+    let file = locate(overrides, place)?;
+    let opened = Reader::default().open(&file.value, "the configuration").map_err(|problem| {
+        let problem = Problem {
+            class: "config.file",
+            fix: vec!["check the path and the permissions; `adit config init` writes an example".to_owned()],
+            ..problem
+        };
+        failure::of_problem(problem, &file.value.display().to_string())
+    })?;
+    let name = file.value.display().to_string();
+    let Ok(text) = std::str::from_utf8(opened.content.expose()) else {
+        // The wg-quick parser knows how to say where.
+        let problems = WgQuick::parse_bytes(opened.content.expose(), &Supplied::default()).err();
+        let first = problems.and_then(|problems| problems.0.into_iter().next());
+        let failure = first.map(|problem| failure::of_problem(problem, &name));
+        return Err(failure
+            .unwrap_or_else(|| failure::of("config.file", format!("{name} is not text")))
+            .into());
+    };
+    let mut settings = load_text(text, file, overrides)?;
+    if settings.config.value == settings.file.value {
+        settings.opened = Some(opened);
+    }
+    Ok(settings)
+}
+
+/// Merges a configuration that has been read: the pure part of [`load`].
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn load_text(text: &str, file: Setting<PathBuf>, overrides: &Overrides) -> Result<Settings, Failures> {
+    let name = file.value.display().to_string();
+    match Dialect::of(text) {
+        Dialect::Adit => {
+            let parsed = File::parse(text, &name)?;
+            let (profile_name, profile) = choose(parsed, overrides, &name)?;
+            let Some(config) = profile.config.clone() else {
+                return Err(failure::internal("a profile without `config` was accepted").into());
+            };
+            let config = config.map(|path| beside(&file.value, &path));
+            Ok(merge(file, profile_name, config, profile, overrides))
+        }
+        Dialect::WgQuick => {
+            if let Some(profile) = &overrides.profile {
+                return Err(failure::usage(format!("{name} is a wg-quick file and has no profiles"))
+                    .seen(format!("{} asks for the profile `{}`", profile.origin, profile.value))
+                    .with_fix(vec!["leave the profile away, or give an adit.toml".to_owned()])
+                    .into());
+            }
+            let stem = file.value.file_stem().map_or("wireguard".into(), |stem| stem.to_string_lossy());
+            let profile = Setting::new(stem.into_owned(), Origin::Found("the name of the file"));
+            Ok(merge(file.clone(), profile, file, ProfileEntry::default(), overrides))
+        }
+        Dialect::OpenVpn => Err(not_here(&name, "an OpenVPN configuration")),
+        Dialect::TailscaleKey => Err(not_here(&name, "a Tailscale key")),
+    }
+}
+
+fn not_here(name: &str, what: &str) -> Failures {
+    failure::of("config.value", format!("{name} is {what}, which is not in this build"))
+        .with_fix(vec!["give a wg-quick file, or an adit.toml with provider = \"wireguard\"".to_owned()])
+        .into()
+}
+
+fn locate(overrides: &Overrides, place: &Place) -> Result<Setting<PathBuf>, Failure> {
+    if let Some(config) = &overrides.config {
+        let stdin = config.value.as_os_str() == "-";
+        return Ok(config.clone().map(|path| if stdin { PathBuf::from("/dev/stdin") } else { path }));
+    }
+    let files = search(place);
+    if let Some(found) = files.iter().find(|file| file.is_file()) {
+        return Ok(Setting::new(found.clone(), Origin::Found("found")));
+    }
+    let looked: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    Err(failure::of("config.file", "there is no configuration")
+        .seen(format!("looked for {}", looked.join(", ")))
+        .with_fix(vec![
+            "give one: --config lab.conf (a wg-quick file) or --config adit.toml".to_owned(),
+            "or write one: adit config init".to_owned(),
+        ]))
+}
+
+/// A path of a configuration file is relative to that file.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) if path.is_relative() => parent.join(path),
+        _ => path.to_owned(),
+    }
+}
+
+fn choose(
+    mut file: File,
+    overrides: &Overrides,
+    name: &str,
+) -> Result<(Setting<String>, ProfileEntry), Failure> {
+    let only = || {
+        let mut names = file.profiles.keys();
+        let first = names.next()?.clone();
+        names.next().is_none().then(|| Setting::new(first, Origin::Found("the only profile")))
+    };
+    let wanted = overrides.profile.clone().or_else(|| file.default.clone()).or_else(only);
+    let names: Vec<String> = file.profiles.keys().cloned().collect();
+    let words: Vec<&str> = names.iter().map(String::as_str).collect();
+    let listed = |failure: Failure| match words.as_slice() {
+        [] => failure.seen(format!("{name} has no profiles")),
+        words => failure.seen(format!("profiles in {name}: {}", words.join(", "))),
+    };
+    let Some(wanted) = wanted else {
+        return Err(listed(failure::of("config.profile", "it is not clear which profile to use"))
+            .with_fix(vec!["name one: --profile NAME, or default = \"NAME\" in the file".to_owned()]));
+    };
+    match file.profiles.remove(&wanted.value) {
+        Some(profile) => Ok((wanted, profile)),
+        None => {
+            let failure = failure::of("config.profile", format!("there is no profile `{}`", wanted.value))
+                .seen(format!("{} asks for it", wanted.origin));
+            Err(listed(failure).with_fix(match nearest(&wanted.value, &words) {
+                Some(near) => vec![format!("use --profile {near}")],
+                None => vec!["use one of the profiles of the file".to_owned()],
+            }))
+        }
+    }
+}
+
+fn merge(
+    file: Setting<PathBuf>,
+    profile_name: Setting<String>,
+    config: Setting<PathBuf>,
+    profile: ProfileEntry,
+    overrides: &Overrides,
+) -> Settings {
+    let over = overrides.clone();
+    let some = |layer: Option<Setting<SecretSource>>| layer.map(|setting| setting.map(Some));
+    Settings {
+        file,
+        profile: profile_name,
+        config,
+        private_key: Setting::first([some(over.private_key), some(profile.private_key)], None),
+        preshared_key: Setting::first([some(over.preshared_key), some(profile.preshared_key)], None),
+        consume: Setting::first([over.consume, profile.consume], false),
+        insecure_perms: Setting::first([over.insecure_perms], false),
+        mode: Setting::first([over.mode, profile.mode], Mode::Auto),
+        strict: Setting::first([over.strict, profile.strict], false),
+        targets: Setting::first([over.targets, profile.targets], Vec::new()),
+        timeout: Setting::first([over.timeout, profile.timeout], TIMEOUT),
+        forwards: profile.forwards,
+        socks: Setting::first([profile.socks.map(|setting| setting.map(Some))], None),
+        http: Setting::first([profile.http.map(|setting| setting.map(Some))], None),
+        expose: Setting::first([profile.expose], Vec::new()),
+        state_dir: Setting::first([over.state_dir.map(|setting| setting.map(Some))], None),
+        socket: Setting::first([over.socket.map(|setting| setting.map(Some))], None),
+        opened: None,
+    }
+}
+
+/// A line of `config show`. It holds no secret: sources of secrets are shown, never what they give.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The key, as in the file.
+    pub key: String,
+    /// The value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+fn entry<T>(key: &str, setting: &Setting<T>, value: impl FnOnce(&T) -> Value) -> Entry {
+    Entry { key: key.to_owned(), value: value(&setting.value), origin: setting.origin.clone() }
+}
+
+fn shown<T: fmt::Display>(value: &Option<T>) -> Value {
+    value.as_ref().map_or(Value::Null, |value| json!(value.to_string()))
+}
+
+impl Settings {
+    /// Every setting, for people.
+    pub fn entries(&self) -> Vec<Entry> {
+        let path = |path: &PathBuf| json!(path.display().to_string());
+        let optional = |path: &Option<PathBuf>| shown(&path.as_ref().map(|path| path.display()));
+        let mut entries = vec![
+            entry("file", &self.file, path),
+            entry("profile", &self.profile, |name| json!(name)),
+            entry("config", &self.config, path),
+            entry("auth.private_key", &self.private_key, shown),
+            entry("auth.preshared_key", &self.preshared_key, shown),
+            entry("auth.consume", &self.consume, |on| json!(on)),
+            entry("insecure_perms", &self.insecure_perms, |on| json!(on)),
+            entry("mode", &self.mode, |mode| json!(mode.word())),
+            entry("strict", &self.strict, |on| json!(on)),
+            entry("verify.targets", &self.targets, |targets| json!(targets)),
+            entry("verify.timeout", &self.timeout, |time| json!(duration::display(*time))),
+            entry("proxy.socks", &self.socks, shown),
+            entry("proxy.http", &self.http, shown),
+            entry("expose", &self.expose, |ports| {
+                json!(ports.iter().map(ToString::to_string).collect::<Vec<_>>())
+            }),
+            entry("state_dir", &self.state_dir, optional),
+            entry("socket", &self.socket, optional),
+        ];
+        entries.extend(self.forwards.iter().enumerate().map(|(index, forward)| {
+            entry(&format!("forward[{}]", index + 1), forward, |spec| json!(spec.to_string()))
+        }));
+        entries
+    }
+
+    /// Reads the secrets and the wg-quick file. `reader` says how; its rules are set from these settings.
+    /// The second value is what is doubtful.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them. With `strict`, what is doubtful too.
+    pub fn wg_quick(&self, reader: Reader) -> Result<(WgQuick, Vec<Failure>), Failures> {
+        let reader =
+            Reader { consume: self.consume.value, insecure_perms: self.insecure_perms.value, ..reader };
+        let name = self.config.value.display().to_string();
+        let problem = |problem: Problem| failure::of_problem(problem, &name);
+        let mut warnings = Vec::new();
+        let supplied = Supplied {
+            private_key: self.key(&self.private_key, "the private key", &reader, &mut warnings)?,
+            preshared_key: self.key(&self.preshared_key, "the preshared key", &reader, &mut warnings)?,
+        };
+        let opened = match &self.opened {
+            Some(opened) => opened.clone(),
+            None => reader.open(&self.config.value, "the WireGuard configuration").map_err(|wrong| {
+                let origin = &self.config.origin;
+                problem(Problem { class: "config.file", ..wrong }.seen(format!("named by {origin}")))
+            })?,
+        };
+        let text = std::str::from_utf8(opened.content.expose()).unwrap_or("");
+        if wgquick::holds_secret(text) {
+            warnings.extend(reader.admit(&opened, "the private key").map_err(problem)?.map(problem));
+        }
+        let parsed = WgQuick::parse_bytes(opened.content.expose(), &supplied)
+            .map_err(|problems| Failures(problems.0.into_iter().map(problem).collect()))?;
+        warnings.extend(parsed.warnings.iter().cloned().map(problem));
+        if self.strict.value && !warnings.is_empty() {
+            for warning in &mut warnings {
+                warning.exit = crate::Exit::Usage;
+                warning.evidence.push(format!("{} makes a failure of this warning", self.strict.origin));
+            }
+            return Err(Failures(warnings));
+        }
+        Ok((parsed, warnings))
+    }
+
+    fn key(
+        &self,
+        source: &Setting<Option<SecretSource>>,
+        what: &str,
+        reader: &Reader,
+        warnings: &mut Vec<Failure>,
+    ) -> Result<Option<SecretKey>, Failure> {
+        let Some(from) = &source.value else { return Ok(None) };
+        let name = source.origin.to_string();
+        let (secret, warning) = reader.read(from, what).map_err(|wrong| failure::of_problem(wrong, &name))?;
+        warnings.extend(warning.map(|warning| failure::of_problem(warning, &name)));
+        secret.expose_text().and_then(SecretKey::from_base64).map(Some).ok_or_else(|| {
+            failure::of("wg.key.format", format!("{what} from {from} is not a WireGuard key"))
+                .seen(format!("it has {} bytes", secret.expose().len()))
+                .with_fix(vec!["give the base64 form that `wg genkey` prints: 44 characters".to_owned()])
+        })
+    }
+}

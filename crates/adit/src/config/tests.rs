@@ -1,0 +1,227 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::Exit;
+
+const FULL: &str = r#"
+version = 1
+default = "staging"
+
+[profile.staging]
+provider = "wireguard"
+config = "lab.conf"
+auth = { private_key = "file:/run/adit/key", consume = true }
+mode = "auto"
+strict = true
+expose = [8080, "5353/udp"]
+
+[profile.staging.verify]
+timeout = "90s"
+targets = ["tcp://staging-db.internal:5432,postgres", "https://api.internal/healthz"]
+
+[[profile.staging.forward]]
+listen = "127.0.0.1:5432"
+to = "staging-db.internal:5432"
+
+[profile.staging.proxy]
+socks = "127.0.0.1:1055"
+http = "1056"
+
+[profile.lab]
+config = "/etc/wireguard/wg0.conf"
+"#;
+
+fn file(path: &str) -> Setting<PathBuf> {
+    Setting::new(PathBuf::from(path), Origin::Flag("--config"))
+}
+
+fn settings(text: &str, overrides: &Overrides) -> Settings {
+    load_text(text, file("deploy/adit.toml"), overrides).unwrap()
+}
+
+fn refused(text: &str) -> Vec<Failure> {
+    load_text(text, file("adit.toml"), &Overrides::default()).unwrap_err().0
+}
+
+#[test]
+fn every_key_is_read() {
+    let settings = settings(FULL, &Overrides::default());
+    assert_eq!(settings.profile.value, "staging");
+    assert_eq!(settings.config.value, PathBuf::from("deploy/lab.conf"));
+    assert_eq!(settings.private_key.value.as_ref().unwrap().to_string(), "file:/run/adit/key");
+    assert!(settings.consume.value && settings.strict.value);
+    assert_eq!(settings.timeout.value, Duration::from_secs(90));
+    assert_eq!(settings.targets.value.len(), 2);
+    assert_eq!(settings.forwards[0].value.to_string(), "127.0.0.1:5432:staging-db.internal:5432");
+    assert_eq!(settings.http.value.unwrap().to_string(), "127.0.0.1:1056");
+    let exposed: Vec<_> = settings.expose.value.iter().map(ToString::to_string).collect();
+    assert_eq!(exposed, ["8080/tcp", "5353/udp"]);
+    assert_eq!(settings.timeout.origin.to_string(), "deploy/adit.toml:14");
+    assert_eq!(settings.state_dir.origin, Origin::Default);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+    let timeout = |origin| Some(Setting::new(Duration::from_secs(5), origin));
+    let overrides =
+        Overrides { timeout: timeout(Origin::Environment("ADIT_TIMEOUT")), ..Overrides::default() };
+    let found = settings(FULL, &overrides).timeout;
+    assert_eq!((found.value, found.origin.to_string().as_str()), (Duration::from_secs(5), "$ADIT_TIMEOUT"));
+    let overrides = Overrides {
+        profile: Some(Setting::new("lab".to_owned(), Origin::Flag("--profile"))),
+        ..Overrides::default()
+    };
+    let lab = settings(FULL, &overrides);
+    assert_eq!((lab.timeout.value, lab.timeout.origin), (Duration::from_secs(60), Origin::Default));
+    assert_eq!(lab.config.value, PathBuf::from("/etc/wireguard/wg0.conf"));
+}
+
+#[test]
+fn a_wg_quick_file_stands_in_place_of_a_profile() {
+    let text = "[Interface]\n[Peer]\n";
+    let settings = load_text(text, file("vpn/lab.conf"), &Overrides::default()).unwrap();
+    assert_eq!(
+        (settings.profile.value.as_str(), settings.config.value),
+        ("lab", PathBuf::from("vpn/lab.conf"))
+    );
+    let overrides = Overrides {
+        profile: Some(Setting::new("x".to_owned(), Origin::Flag("--profile"))),
+        ..Overrides::default()
+    };
+    assert_eq!(load_text(text, file("lab.conf"), &overrides).unwrap_err().0[0].class, "usage");
+}
+
+#[test]
+fn unknown_keys_are_errors_with_the_nearest_that_is_known() {
+    let failures = refused(
+        "version = 1\n[profile.a]\nconfig = \"a.conf\"\ntargts = []\n[profile.a.verify]\ntimeot = \"5s\"\ncolour = 3\n",
+    );
+    let said: Vec<_> = failures
+        .iter()
+        .map(|f| (f.class.as_str(), f.location.as_ref().unwrap().to_string(), f.fix[0].clone()))
+        .collect();
+    assert_eq!(said[1], ("config.key", "adit.toml:6:1".to_owned(), "write `timeout`".to_owned()));
+    assert_eq!(said.len(), 3);
+    assert!(failures.iter().all(|failure| failure.exit == Exit::Usage));
+}
+
+#[test]
+fn wrong_values_are_errors_at_their_place() {
+    for (text, class, place, word) in [
+        ("version = 2\n", "config.value", "adit.toml:1:11", "reads version 1"),
+        ("", "config.missing", "adit.toml:1:1", "`version` is missing"),
+        ("version = 1\n[profile.a]\n", "config.missing", "adit.toml:2:10", "`profile.a.config` is missing"),
+        (
+            "version = 1\ndefault = \"b\"\n[profile.a]\nconfig = \"x\"\n",
+            "config.profile",
+            "adit.toml:2:1",
+            "`b`",
+        ),
+        ("version = 1\nx = = 2\n", "config.parse", "adit.toml:2:5", "not valid TOML"),
+        (
+            "version = 1\n[profile.a]\nconfig = \"x\"\nmode = \"fast\"\n",
+            "config.value",
+            "adit.toml:4:8",
+            "no mode",
+        ),
+        (
+            "version = 1\n[profile.a]\nconfig = \"x\"\nstrict = \"yes\"\n",
+            "config.value",
+            "adit.toml:4:10",
+            "true or false",
+        ),
+        (
+            "version = 1\n[profile.a]\nconfig = \"x\"\nprovider = \"openvpn\"\n",
+            "config.value",
+            "adit.toml:4:12",
+            "not in this build",
+        ),
+        (
+            "version = 1\n[profile.a]\nconfig = \"x\"\nverify = { timeout = \"60\" }\n",
+            "config.value",
+            "adit.toml:4:22",
+            "no unit",
+        ),
+        (
+            "version = 1\n[profile.a]\nconfig = \"x\"\n[[profile.a.forward]]\nlisten = \"1\"\n",
+            "config.missing",
+            "adit.toml:4:1",
+            "forward[1].to",
+        ),
+        (
+            "version = 1\n[profile.a]\nconfig = \"x\"\nexpose = [70000]\n",
+            "config.value",
+            "adit.toml:4:11",
+            "70000",
+        ),
+    ] {
+        let failures = refused(text);
+        let failure = &failures[0];
+        assert_eq!(
+            (failure.class.as_str(), failure.location.as_ref().unwrap().to_string().as_str()),
+            (class, place),
+            "{text}"
+        );
+        assert!(failure.summary.contains(word), "{}", failure.summary);
+        assert!(!failure.fix.is_empty());
+    }
+}
+
+#[test]
+fn a_secret_in_the_file_is_refused_and_not_shown() {
+    for canary in ["yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "canary-2c9d"] {
+        let text = format!("version = 1\n[profile.a]\nconfig = \"x\"\nauth.private_key = \"{canary}\"\n");
+        let failures = refused(&text);
+        assert_eq!(failures[0].exit, Exit::Usage);
+        assert!(failures[0].fix[0].contains("file:PATH"));
+        assert!(!format!("{failures:?}").contains(&canary[..9]), "{failures:?}");
+    }
+}
+
+#[test]
+fn the_example_is_valid_also_with_its_comments_taken_away() {
+    let example = include_str!("example.toml");
+    assert!(File::parse(example, "adit.toml").is_ok());
+    let active: String = example
+        .lines()
+        .map(|line| {
+            let code = line.trim_start().strip_prefix("# ").filter(|code| {
+                code.contains(" = ") && !code.contains(": ") || code.starts_with('[') || code.starts_with('"')
+            });
+            format!("{}\n", code.unwrap_or(line))
+        })
+        .collect();
+    let file = File::parse(&active, "adit.toml").unwrap();
+    let lab = &file.profiles["lab"];
+    assert!(lab.private_key.is_some() && lab.socks.is_some() && lab.expose.is_some());
+    assert_eq!((lab.forwards.len(), lab.targets.as_ref().unwrap().value.len()), (1, 2));
+}
+
+#[test]
+fn files_of_other_providers_are_named() {
+    for (text, word) in
+        [("client\nremote vpn 1194\n", "an OpenVPN configuration"), ("tskey-auth-x", "a Tailscale key")]
+    {
+        let failures = refused(text);
+        assert!(failures[0].summary.contains(word) && failures[0].summary.contains("not in this build"));
+    }
+}
+
+#[test]
+fn without_a_file_the_message_says_where_was_looked() {
+    let place = Place { directory: PathBuf::from("/nonexistent"), config_home: None };
+    let failures = load(&Overrides::default(), &place).unwrap_err().0;
+    assert_eq!((failures[0].class.as_str(), failures[0].exit), ("config.file", Exit::Usage));
+    assert!(failures[0].evidence[0].contains("/nonexistent/adit.toml, /nonexistent/.adit.toml"));
+}
+
+#[test]
+fn entries_show_sources_and_never_secrets() {
+    let entries = settings(FULL, &Overrides::default()).entries();
+    let key = entries.iter().find(|entry| entry.key == "auth.private_key").unwrap();
+    assert_eq!(
+        (key.value.as_str().unwrap(), key.origin.to_string().as_str()),
+        ("file:/run/adit/key", "deploy/adit.toml:8")
+    );
+}
