@@ -2,5 +2,6 @@
 
 pub mod net;
 mod scripted;
+pub mod services;
 
 pub use scripted::{Host, ScriptedNetwork, Serve, Service};

@@ -131,6 +131,14 @@ pub(super) const CLASSES: &[Class] = &[
         "A listening address (proxy, forward, WireGuard ListenPort) is taken by another process.",
     ),
     class(
+        "env.listen",
+        Exit::Environment,
+        Blame::Sandbox,
+        "{address|a local address} cannot be listened on",
+        &["Look at the error in the evidence; ports below 1024 need a privilege that a sandbox rarely gives."],
+        "A proxy, a forward or an exposed port could not be opened.",
+    ),
+    class(
         "env.readonly_fs",
         Exit::Environment,
         Blame::Sandbox,

@@ -1,0 +1,124 @@
+//! What happens while it happens: progress for people, NDJSON for programs.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{Failure, Stage, StageReport, Verified};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The connection is being made.
+    Connecting {
+        /// The profile.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        profile: Option<String>,
+        /// The provider.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        provider: Option<String>,
+    },
+    /// Somebody must open a page.
+    AuthRequired {
+        /// The page.
+        url: String,
+        /// The page as a QR code in text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        qr: Option<String>,
+        /// Until when (RFC 3339).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<String>,
+    },
+    /// The server accepted us.
+    Authenticated,
+    /// Packets pass.
+    Connected {
+        /// Our addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// A stage ended.
+    Verifying(StageReport),
+    /// A stage still runs; comes every five seconds.
+    Waiting {
+        /// Which stage.
+        id: Stage,
+        /// The target, for the stages that have one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
+        /// How long it has been running, in milliseconds.
+        elapsed_ms: u64,
+        /// How long it may take, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Everything that was asked for is proved.
+    Verified {
+        /// How much that is.
+        verified: Verified,
+        /// How long it took, in milliseconds.
+        duration_ms: u64,
+    },
+    /// The verification failed.
+    Failed(Failure),
+    /// Checks of a running session fail.
+    Degraded(Failure),
+    /// Checks of a running session succeed again.
+    Recovered,
+    /// A key or certificate will expire.
+    KeyExpiring {
+        /// When (RFC 3339).
+        at: String,
+    },
+    /// The session ended.
+    Disconnected,
+}
+
+impl Event {
+    /// One line of NDJSON, without line feed. `time` is RFC 3339.
+    pub fn ndjson(&self, time: &str) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            #[serde(flatten)]
+            event: &'a Event,
+            time: &'a str,
+        }
+        serde_json::to_string(&Line { event: self, time }).unwrap_or_default()
+    }
+}
+
+/// Whoever wants to know what happens. Called from the verification's task: it must not block.
+pub trait Observer: Send + Sync {
+    /// Something happened.
+    fn notice(&self, event: Event);
+}
+
+impl<F: Fn(Event) + Send + Sync> Observer for F {
+    fn notice(&self, event: Event) {
+        self(event);
+    }
+}
+
+/// Milliseconds, saturating.
+pub(crate) fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StageStatus;
+
+    #[test]
+    fn a_stage_event_is_the_stage_object_with_its_event_and_time() {
+        let stage = StageReport::new(Stage::Dns, StageStatus::Ok, 44).seen("name", "db.internal");
+        assert_eq!(
+            Event::Verifying(stage).ndjson("2026-11-23T08:00:00Z"),
+            r#"{"event":"verifying","id":"dns","status":"ok","ms":44,"evidence":{"name":"db.internal"},"time":"2026-11-23T08:00:00Z"}"#
+        );
+        assert_eq!(
+            Event::Disconnected.ndjson("2026-11-23T08:00:00Z"),
+            r#"{"event":"disconnected","time":"2026-11-23T08:00:00Z"}"#
+        );
+    }
+}
