@@ -1,6 +1,7 @@
 //! Two engines on one machine: a server and a client of one WireGuard network, over loopback.
 
 #![allow(dead_code, unreachable_pub, reason = "every test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -69,7 +70,10 @@ pub fn start_with(config: Config, options: EngineOptions) -> Arc<Engine<WireGuar
 /// A pair whose client is up.
 pub async fn pair() -> Pair {
     let port = free_port();
-    let pair = Pair { server: start(server_config(port)), client: start(client_config(port)) };
+    let server = start(server_config(port));
+    // Its socket is open when its configuration is known; an earlier datagram would be lost for five seconds.
+    within(server.status().wait_for(|status| status.config.is_some())).await.unwrap();
+    let pair = Pair { server, client: start(client_config(port)) };
     wait_for(&*pair.client, Phase::Up).await;
     pair
 }
