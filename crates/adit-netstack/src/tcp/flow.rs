@@ -91,6 +91,8 @@ pub(crate) struct Flow {
     send_unacknowledged: u32,
     send_next: u32,
     receive_next: u32,
+    /// The sequence number of the first byte that the owner has not read.
+    unread_from: u32,
     state: State,
     active: bool,
     connected: bool,
@@ -208,6 +210,7 @@ impl Flow {
             send_unacknowledged: 0,
             send_next: 0,
             receive_next: 0,
+            unread_from: 0,
             state: State::Closed,
             active: false,
             connected: false,
@@ -270,15 +273,30 @@ impl Flow {
             set_payload_len(&mut headers, ip, tcp.header_len());
             self.feed(now, &headers[..header_len], reply);
         } else {
+            let audible = self.audible(tcp);
+            if let Some(sequence) = audible {
+                headers[ip.header_len() + 4..ip.header_len() + 8].copy_from_slice(&sequence.to_be_bytes());
+            }
+            let mut is_news = false;
             if tcp.flags() & tcp_flag::ACK != 0 {
-                self.replay_acknowledgment(now, &mut headers[..header_len], ip, tcp, reply);
+                is_news = self.replay_acknowledgment(now, &mut headers[..header_len], ip, tcp, reply);
             }
             // More than one segment at once is a batch that nothing more belongs to: waiting would only slow
             // the sender down.
             let delay =
                 if tcp.payload().len() > usize::from(self.advertised) { Duration::ZERO } else { ACK_DELAY };
             self.socket_mut().set_ack_delay(Some(delay.into()));
-            self.feed(now, ip.bytes(), reply);
+            // In front of data, only news may be told twice: smoltcp counts duplicates.
+            let is_bare = tcp.payload().is_empty();
+            if audible.is_some() && (is_bare || is_news) {
+                set_payload_len(&mut headers, ip, tcp.header_len());
+                headers[ip.header_len() + 8..ip.header_len() + 12]
+                    .copy_from_slice(&tcp.acknowledgment().to_be_bytes());
+                self.feed(now, &headers[..header_len], reply);
+            }
+            if audible.is_none() || !is_bare {
+                self.feed(now, ip.bytes(), reply);
+            }
         }
         self.update(tcp.flags() & tcp_flag::RST != 0);
         if self.orphan && self.socket().can_recv() {
@@ -292,6 +310,7 @@ impl Flow {
         if self.connected {
             return;
         }
+        self.unread_from = tcp.sequence().wrapping_add(1);
         let said = mss::read(tcp).filter(|&mss| mss != 0).unwrap_or(mss::default(self.tuple.local.is_ipv4()));
         self.set_segment(now, said.min(self.segment).max(64));
         if !self.active {
@@ -306,9 +325,25 @@ impl Flow {
         }
     }
 
+    /// The sequence number at which smoltcp hears the acknowledgment of a segment that lies outside of its window,
+    /// which it would not look at. Where both windows are full, such an acknowledgment is the only thing that opens
+    /// them (RFC 9293 §3.10.7.4, "special allowance"), and it does come: the end of smoltcp's window moves back by
+    /// up to a unit of its scale when it is told again, which leaves a peer that had filled it beyond it.
+    fn audible(&self, tcp: &TcpView<'_>) -> Option<u32> {
+        let socket = self.socket();
+        let (waiting, capacity) = (socket.recv_queue() as u32, socket.recv_capacity() as u32);
+        let next = self.unread_from.wrapping_add(waiting);
+        let ahead = tcp.sequence().wrapping_sub(next);
+        let is_beyond = ahead > 0 && ahead <= capacity;
+        let is_probe = ahead == 0 && waiting == capacity && !tcp.payload().is_empty();
+        let ends = tcp.flags() & (tcp_flag::RST | tcp_flag::FIN) != 0;
+        (self.connected && !self.peer_shut && !ends && (is_beyond || is_probe)).then_some(next)
+    }
+
     /// smoltcp's congestion window grows by at most one segment per acknowledgment, but receivers that coalesce
     /// acknowledge dozens at once. They are handed on as one acknowledgment per segment, which is what
-    /// appropriate byte counting (RFC 3465) comes to.
+    /// appropriate byte counting (RFC 3465) comes to. The last part is the segment itself. Returns whether it
+    /// acknowledges anything new.
     fn replay_acknowledgment(
         &mut self,
         now: Instant,
@@ -316,17 +351,17 @@ impl Flow {
         ip: &IpView<'_>,
         tcp: &TcpView<'_>,
         reply: &mut dyn FnMut(&[u8]),
-    ) {
+    ) -> bool {
         let acknowledged = tcp.acknowledgment().wrapping_sub(self.send_unacknowledged);
         let in_flight = self.send_next.wrapping_sub(self.send_unacknowledged);
         if acknowledged == 0 || acknowledged > in_flight {
-            return;
+            return false;
         }
         let from = std::mem::replace(&mut self.send_unacknowledged, tcp.acknowledgment());
         let ends = tcp.flags() & (tcp_flag::RST | tcp_flag::FIN) != 0;
         let step = u32::from(self.segment).max(acknowledged.div_ceil(MAX_ACK_PARTS));
         if !self.connected || ends || acknowledged <= step {
-            return;
+            return true;
         }
         set_payload_len(headers, ip, tcp.header_len());
         for part in 1..acknowledged.div_ceil(step) {
@@ -334,6 +369,7 @@ impl Flow {
             headers[ip.header_len() + 8..ip.header_len() + 12].copy_from_slice(&number.to_be_bytes());
             self.feed(now, headers, reply);
         }
+        true
     }
 
     fn feed(&mut self, now: Instant, packet: &[u8], reply: &mut dyn FnMut(&[u8])) {
@@ -488,7 +524,8 @@ impl Flow {
     pub(crate) fn consumed(&mut self, n: usize) {
         let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
         // An error means that there was nothing to read.
-        let _ = socket.recv(|data| (n.min(data.len()), ()));
+        let read = socket.recv(|data| (n.min(data.len()), n.min(data.len()))).unwrap_or(0);
+        self.unread_from = self.unread_from.wrapping_add(read as u32);
         self.unread = socket.recv_queue();
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use adit_tunnel::HostPacket;
+
 use crate::testing::{Link, Pair, pattern};
 use crate::{CloseReason, FlowEvent, StackEvent, TcpOptions};
 
@@ -225,11 +227,11 @@ fn the_pair_of_a_finished_connection_rests_and_answers_a_repeated_fin() {
     assert_eq!(pair.ends[0].stack.stats(), crate::StackStats::default(), "TIME-WAIT holds no buffers");
     let fin = pair.ends[1].wire.pop().unwrap();
     pair.ends[0].record = true;
-    pair.ends[0].stack.handle_packet(pair.now, adit_tunnel::HostPacket::new(&fin)).unwrap();
+    pair.ends[0].stack.handle_packet(pair.now, HostPacket::new(&fin)).unwrap();
     pair.exchange();
     assert_eq!(pair.ends[0].wire.len(), 1, "an acknowledgment");
     pair.now += 61 * SECOND;
-    let dropped = pair.ends[0].stack.handle_packet(pair.now, adit_tunnel::HostPacket::new(&fin));
+    let dropped = pair.ends[0].stack.handle_packet(pair.now, HostPacket::new(&fin));
     assert_eq!(dropped, Err(adit_tunnel::Dropped::Unexpected), "after TIME-WAIT nobody remembers");
 }
 
@@ -309,4 +311,38 @@ fn buffers_are_used_again_in_whatever_state_they_were_left() {
     }
     assert!(pair.transfer(0, (client, server), &data, 10 * SECOND) == data);
     assert_eq!(pair.ends[0].stack.stats().flows, 1);
+}
+
+/// A window is told in units of its scale, so that its end moves back by up to a unit when it is told again. A peer that
+/// had filled the earlier one is beyond the later one by a few bytes, and its acknowledgments count all the same
+/// (RFC 9293 §3.10.7.4): else two full windows wait for each other.
+#[test]
+fn an_acknowledgment_from_beyond_a_full_window_is_heard() {
+    let mut pair = Pair::new(10, Link::CLEAN);
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let data = pattern(4_000_000);
+    let mut sent = 0;
+    for _ in 0..200 {
+        sent += pair.write(0, client, &data[sent..]);
+        pair.step(pair.now + SECOND);
+    }
+    let idle = pair.ends[1].stack.tcp_send_space(server)[0].len();
+    pair.write(1, server, b"answer");
+    pair.ends[0].record = true;
+    pair.run(SECOND / 1000);
+    let deliver = |pair: &mut Pair| {
+        for mut packet in std::mem::take(&mut pair.ends[0].wire) {
+            let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap()).wrapping_add(12);
+            packet[24..28].copy_from_slice(&sequence.to_be_bytes());
+            // A segment size marks checksums as verified.
+            let _ = pair.ends[1].stack.handle_packet(pair.now, HostPacket::segmented(&packet, 1380));
+        }
+    };
+    // Nothing but the altered acknowledgments reaches the server.
+    pair.link.lost = 1000;
+    let until = pair.now + SECOND;
+    while pair.step(until) {
+        deliver(&mut pair);
+    }
+    assert_eq!(pair.ends[1].stack.tcp_send_space(server)[0].len(), idle);
 }
