@@ -32,6 +32,8 @@ pub(crate) struct Member {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) last_received: Option<Instant>,
+    /// What was last said to be wrong, until the peer answers again.
+    pub(crate) reported: Option<Cause>,
 }
 
 /// An exchange of handshakes that has not been answered yet.
@@ -45,7 +47,6 @@ pub(crate) struct Trouble {
     refusals: Vec<(SocketAddr, Unreachable, Instant)>,
     next_candidate: Option<Instant>,
     judge_at: Option<Instant>,
-    pub(crate) reported: Option<Cause>,
 }
 
 impl Trouble {
@@ -58,7 +59,6 @@ impl Trouble {
             refusals: Vec::new(),
             next_candidate: None,
             judge_at: Some(now + SILENT_AFTER),
-            reported: None,
         }
     }
 }
@@ -77,6 +77,7 @@ impl Member {
             received: 0,
             sent: 0,
             last_received: None,
+            reported: None,
         }
     }
 
@@ -95,7 +96,7 @@ impl Member {
 
     /// Whether packets pass, as far as is known.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.peer.is_ready() && self.trouble.as_ref().is_none_or(|trouble| trouble.reported.is_none())
+        self.peer.is_ready() && self.reported.is_none()
     }
 
     /// Starts a handshake, if there is an address for it and none is under way (or `again`).
@@ -222,6 +223,7 @@ impl Member {
         }
         if self.peer.is_ready() && !self.peer.is_initiating() {
             self.trouble = None;
+            self.reported = None;
             self.was_up = true;
         }
     }
@@ -286,7 +288,7 @@ impl Member {
             None if trouble.cookie => Cause::OurKeyUnknown,
             None => Cause::Silent,
         };
-        (trouble.reported != Some(cause)).then_some(cause)
+        (self.reported != Some(cause)).then_some(cause)
     }
 
     pub(crate) fn observations(&self, now: Instant, ours: PublicKey) -> Observations {

@@ -314,9 +314,7 @@ impl WireGuard {
         let mut found: Option<(u32, Cause)> = None;
         for (index, member) in &mut self.members {
             if let Some(cause) = member.verdict(now, clock_is_behind) {
-                if let Some(trouble) = &mut member.trouble {
-                    trouble.reported = Some(cause);
-                }
+                member.reported = Some(cause);
                 tracing::info!(peer = %member.config.public_key, %cause, "the peer cannot be reached");
                 found = Some((*index, cause));
             }

@@ -7,7 +7,7 @@ use crate::net::Rng;
 /// IPv4 and UDP headers around a datagram, for the MTU.
 const HEADERS: usize = 28;
 
-/// The properties of one direction, and its state. Fields may be changed at any time.
+/// The properties of one direction.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// Propagation delay.
@@ -30,6 +30,13 @@ pub struct Link {
     pub mtu: Option<usize>,
     /// Whether everything is lost for now.
     pub cut: bool,
+}
+
+/// A link at work.
+#[derive(Clone, Debug, Default)]
+pub struct Pipe {
+    /// Its properties, which may change at any time.
+    pub link: Link,
     /// When the last bit of what waits will have been sent.
     busy_until: Option<Instant>,
     /// The latest arrival handed out, which keeps order under jitter.
@@ -50,8 +57,6 @@ impl Default for Link {
             queue: 256 * 1024,
             mtu: None,
             cut: false,
-            busy_until: None,
-            latest: None,
         }
     }
 }
@@ -69,22 +74,27 @@ pub enum Fate {
     Arrives(Instant, Option<Instant>),
 }
 
-impl Link {
+impl Pipe {
+    /// An idle link with these properties.
+    pub fn new(link: Link) -> Self {
+        Self { link, ..Self::default() }
+    }
+
     /// Decides about a datagram of `len` bytes that is sent now.
     pub fn send(&mut self, now: Instant, len: usize, rng: &mut Rng) -> Fate {
         // All draws happen in every case, so that one changed property does not shift all that follows.
         let (lost, twice, late) =
-            (rng.chance(self.loss), rng.chance(self.duplicate), rng.chance(self.reorder));
-        let jitter = share(self.jitter, rng);
-        let lateness = share(self.reorder_delay, rng);
-        if self.cut || lost {
+            (rng.chance(self.link.loss), rng.chance(self.link.duplicate), rng.chance(self.link.reorder));
+        let jitter = share(self.link.jitter, rng);
+        let lateness = share(self.link.reorder_delay, rng);
+        if self.link.cut || lost {
             return Fate::Lost;
         }
-        if self.mtu.is_some_and(|mtu| len + HEADERS > mtu) {
+        if self.link.mtu.is_some_and(|mtu| len + HEADERS > mtu) {
             return Fate::TooBig;
         }
         let Some(sent) = self.transmit(now, len + HEADERS) else { return Fate::QueueFull };
-        let mut arrival = sent + self.delay + jitter;
+        let mut arrival = sent + self.link.delay + jitter;
         if late {
             arrival += lateness;
         } else {
@@ -96,10 +106,10 @@ impl Link {
 
     /// When the last bit leaves; `None` if the queue is full.
     fn transmit(&mut self, now: Instant, len: usize) -> Option<Instant> {
-        let Some(rate) = self.rate else { return Some(now) };
+        let Some(rate) = self.link.rate else { return Some(now) };
         let start = self.busy_until.map_or(now, |busy| busy.max(now));
         let waiting = (start - now).as_secs_f64() * rate as f64 / 8.0;
-        if waiting as usize + len > self.queue {
+        if waiting as usize + len > self.link.queue {
             return None;
         }
         let end = start + Duration::from_secs_f64(len as f64 * 8.0 / rate as f64);
@@ -116,7 +126,7 @@ fn share(most: Duration, rng: &mut Rng) -> Duration {
 mod tests {
     use super::*;
 
-    fn arrivals(link: &mut Link, count: usize, len: usize) -> Vec<Fate> {
+    fn arrivals(link: &mut Pipe, count: usize, len: usize) -> Vec<Fate> {
         let (now, mut rng) = (Instant::now(), Rng::new(1));
         (0..count).map(|_| link.send(now, len, &mut rng)).collect()
     }
@@ -124,7 +134,8 @@ mod tests {
     #[test]
     fn a_rate_spreads_datagrams_and_a_full_queue_drops_the_tail() {
         // 1000 bytes on the wire at 8 kbit/s are one second each.
-        let mut link = Link { rate: Some(8000), queue: 3000, delay: Duration::ZERO, ..Link::default() };
+        let mut link =
+            Pipe::new(Link { rate: Some(8000), queue: 3000, delay: Duration::ZERO, ..Link::default() });
         let start = Instant::now();
         let mut rng = Rng::new(1);
         let fates: Vec<_> = (0..4).map(|_| link.send(start, 1000 - HEADERS, &mut rng)).collect();
@@ -140,20 +151,20 @@ mod tests {
                 .filter_map(|fate| if let Fate::Arrives(at, _) = fate { Some(at) } else { None })
                 .collect()
         };
-        let mut link = Link { jitter: Duration::from_millis(50), ..Link::default() };
+        let mut link = Pipe::new(Link { jitter: Duration::from_millis(50), ..Link::default() });
         assert!(times(arrivals(&mut link, 200, 100)).is_sorted());
-        let mut link = Link { reorder: 0.2, ..Link::default() };
+        let mut link = Pipe::new(Link { reorder: 0.2, ..Link::default() });
         assert!(!times(arrivals(&mut link, 200, 100)).is_sorted());
     }
 
     #[test]
     fn loss_duplication_and_the_mtu_do_what_they_say() {
-        let mut link = Link { loss: 0.3, duplicate: 0.2, ..Link::default() };
+        let mut link = Pipe::new(Link { loss: 0.3, duplicate: 0.2, ..Link::default() });
         let fates = arrivals(&mut link, 10_000, 100);
         let lost = fates.iter().filter(|fate| **fate == Fate::Lost).count();
         let twice = fates.iter().filter(|fate| matches!(fate, Fate::Arrives(_, Some(_)))).count();
         assert!((2800..3200).contains(&lost) && (1250..1550).contains(&twice), "{lost} lost, {twice} twice");
-        let mut link = Link { mtu: Some(1280), ..Link::default() };
+        let mut link = Pipe::new(Link { mtu: Some(1280), ..Link::default() });
         assert_eq!(arrivals(&mut link, 1, 1253), [Fate::TooBig]);
         assert!(matches!(arrivals(&mut link, 1, 1252)[0], Fate::Arrives(..)));
     }

@@ -7,10 +7,13 @@
 
 mod link;
 mod nat;
+mod packet;
 mod seed;
+mod stack;
 mod world;
 
-pub use link::{Fate, Link};
+pub use link::{Fate, Link, Pipe};
 pub use nat::{Nat, NatKind};
+pub use packet::udp_packet;
 pub use seed::{Rng, each_seed};
 pub use world::{Inbox, NodeId, PacketEnd, Sent, World};

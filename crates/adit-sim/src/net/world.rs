@@ -8,7 +8,7 @@ use adit_tunnel::{
     Deadline, Dropped, Event, HostPacket, HostPort, LinkId, LinkSpec, NetInput, Outbox, Tunnel, Unreachable,
 };
 
-use crate::net::{Fate, Link, Nat, Rng};
+use crate::net::{Fate, Link, Nat, Pipe, Rng};
 
 /// A resolver's answer takes this long.
 const RESOLVE_DELAY: Duration = Duration::from_millis(5);
@@ -73,8 +73,8 @@ struct Node<T: Tunnel, E> {
     addresses: Vec<IpAddr>,
     /// The bound port of each link.
     bound: Vec<(LinkId, u16)>,
-    up: Link,
-    down: Link,
+    up: Pipe,
+    down: Pipe,
     nat: Option<Nat>,
     events: Vec<(Instant, Event<T::Error>)>,
     dropped: BTreeMap<Dropped, u64>,
@@ -149,8 +149,8 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             out: Outbox::default(),
             addresses: addresses.iter().map(|text| parse(text)).collect(),
             bound: Vec::new(),
-            up: Link::default(),
-            down: Link::default(),
+            up: Pipe::default(),
+            down: Pipe::default(),
             nat: None,
             events: Vec::new(),
             dropped: BTreeMap::new(),
@@ -161,18 +161,18 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
 
     /// The link from the node to the network.
     pub fn up(&mut self, node: NodeId) -> &mut Link {
-        &mut self.nodes[node.0].up
+        &mut self.nodes[node.0].up.link
     }
 
     /// The link from the network to the node.
     pub fn down(&mut self, node: NodeId) -> &mut Link {
-        &mut self.nodes[node.0].down
+        &mut self.nodes[node.0].down.link
     }
 
     /// Puts the same properties on both links of a node.
     pub fn set_links(&mut self, node: NodeId, link: &Link) {
-        self.nodes[node.0].up = link.clone();
-        self.nodes[node.0].down = link.clone();
+        self.nodes[node.0].up.link = link.clone();
+        self.nodes[node.0].down.link = link.clone();
     }
 
     /// Puts a NAT in front of a node, or takes it away.
@@ -406,7 +406,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
                 None => this.addresses.contains(&from.ip()).then_some(from.port()),
             };
             if let Some(port) = port {
-                let at = now + this.down.delay;
+                let at = now + this.down.link.delay;
                 self.push(at, Happening::Icmp { node: NodeId(index), port, to, why });
                 return;
             }
