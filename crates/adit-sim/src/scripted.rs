@@ -81,6 +81,7 @@ pub struct Host {
     udp_echo: Vec<u16>,
     delay: Duration,
     silent: bool,
+    largest: Option<u16>,
 }
 
 impl Host {
@@ -103,6 +104,12 @@ impl Host {
     /// A UDP port that sends back what it receives.
     pub fn udp_echo(mut self, port: u16) -> Self {
         self.udp_echo.push(port);
+        self
+    }
+
+    /// Larger packets, in bytes with all headers, are lost on the way to the host. Only pings notice.
+    pub fn largest_packet(mut self, bytes: u16) -> Self {
+        self.largest = Some(bytes);
         self
     }
 
@@ -370,7 +377,7 @@ impl Network for ScriptedNetwork {
 
     fn ping(&self, to: IpAddr, kind: PingKind) -> BoxFuture<'_, Result<Pong, PingFailure>> {
         Box::pin(async move {
-            let PingKind::Icmp { timeout, .. } = kind;
+            let PingKind::Icmp { timeout, size } = kind;
             if let Some(fault) = self.fault() {
                 return Err(PingFailure::Down(fault));
             }
@@ -378,7 +385,9 @@ impl Network for ScriptedNetwork {
                 return Err(PingFailure::NoRoute(to));
             }
             let host = self.script().hosts.get(&to).cloned().unwrap_or_else(Host::silent);
-            if host.silent || host.delay > timeout {
+            let packet = size.saturating_add(if to.is_ipv4() { 28 } else { 48 });
+            let lost = host.largest.is_some_and(|largest| packet > largest);
+            if host.silent || lost || host.delay > timeout {
                 tokio::time::sleep(timeout).await;
                 return Err(PingFailure::TimedOut(timeout));
             }
