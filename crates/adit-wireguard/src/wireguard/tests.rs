@@ -329,6 +329,50 @@ fn an_overloaded_interface_answers_with_cookies_and_a_cookie_opens_the_door() {
 }
 
 #[test]
+fn a_peer_that_answers_with_cookies_only_does_not_know_our_key() {
+    let now = Instant::now();
+    let (mut known, mut server) = pair(now);
+    let (_, first) = known.sent().remove(0);
+    for _ in 0..=HANDSHAKES_PER_SECOND {
+        let _ = server.receive(now, "203.0.113.7:7".parse().unwrap(), &first);
+    }
+    server.out.net.drain(|_| ());
+    let stranger = config(9, vec![peer(2, &["10.0.0.0/24"], Some(SERVER))]);
+    let mut stranger = Side::new(stranger, "192.0.2.9:9", now);
+    for (_, initiation) in stranger.sent() {
+        let _ = server.receive(now, stranger.address, &initiation);
+    }
+    for (_, cookie) in server.sent() {
+        stranger.receive(now, server.address, &cookie).unwrap();
+    }
+    stranger.wg.handle_timeout(now + Duration::from_secs(16), &mut stranger.out);
+    stranger.gather();
+    assert_eq!(stranger.classes(), ["wg.ourkey.unknown"]);
+    let Some(Event::Down(error)) = stranger.events.last() else { panic!() };
+    let evidence = adit_tunnel::TunnelError::evidence(error);
+    assert!(evidence.iter().any(|line| line.contains("sent a cookie")), "{evidence:?}");
+}
+
+#[test]
+fn a_port_in_use_is_final_and_a_lost_socket_is_opened_again() {
+    let now = Instant::now();
+    let mut wg = WireGuard::new(Config { listen_port: Some(51820), ..config(1, Vec::new()) }, 7, now);
+    let mut out = Outbox::default();
+    let closed = |error| NetInput::Closed { link: LinkId(0), error: Some(error) };
+    wg.handle_net(now, closed(std::io::ErrorKind::AddrInUse), &mut out).unwrap();
+    let failed = std::iter::from_fn(|| wg.poll_event()).any(|event| matches!(event, Event::Failed(_)));
+    assert!(failed && wg.poll_timeout().is_none());
+
+    let mut side = Side::new(config(1, Vec::new()), CLIENT, now);
+    side.wg.handle_net(now, closed(std::io::ErrorKind::NetworkDown), &mut side.out).unwrap();
+    let again = side.wg.poll_timeout().unwrap().at;
+    side.events.clear();
+    side.wg.handle_timeout(again, &mut side.out);
+    side.gather();
+    assert!(side.events.iter().any(|event| matches!(event, Event::OpenLink(..))));
+}
+
+#[test]
 fn hostile_datagrams_meet_a_typed_drop() {
     use proptest::prelude::*;
     let now = Instant::now();
