@@ -3,6 +3,8 @@
 //! The feature `cli`, on by default, adds the command line; a user of the library turns it off.
 
 #[cfg(feature = "cli")]
+mod access;
+#[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 mod commands;
@@ -12,9 +14,13 @@ pub mod daemon;
 pub mod failure;
 pub mod fronts;
 #[cfg(feature = "cli")]
+mod machine;
+#[cfg(feature = "cli")]
 pub mod output;
 #[cfg(feature = "cli")]
 pub mod profile;
 pub mod session;
+#[cfg(feature = "cli")]
+mod verification;
 
 pub use failure::{Exit, Failure};

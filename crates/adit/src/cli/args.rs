@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, StatusArgs, UpArgs};
 use crate::config::{Mode, duration};
 
 const STYLES: Styles = Styles::styled()
@@ -194,6 +195,22 @@ pub enum Command {
     /// Check, show or write configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Connect, verify, and keep the network up
+    Up(Box<UpArgs>),
+    /// End a running `adit up`
+    Down,
+    /// Show a running `adit up`
+    Status(StatusArgs),
+    /// Make a service inside the network a port of this machine
+    Forward(ForwardArgs),
+    /// Serve SOCKS5 and HTTP proxying into the network
+    Proxy(ProxyArgs),
+    /// Connect standard input and output to a service inside the network
+    Nc(NcArgs),
+    /// Ask the network's DNS
+    Dns(DnsArgs),
+    /// Ask whether a host of the network answers
+    Ping(PingArgs),
     /// Explain a failure class: what it means, why it happens, what to do
     Explain(ExplainArgs),
     /// Write man pages, one file a command

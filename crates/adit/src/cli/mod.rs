@@ -1,6 +1,7 @@
 //! The command line: parsing, dispatch to one function a verb, and the exit code.
 
 mod args;
+mod network;
 mod overrides;
 mod secrets;
 
@@ -13,6 +14,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 pub use args::*;
+pub use network::*;
 use serde_json::json;
 
 use crate::commands;
@@ -98,6 +100,14 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
     match command {
         Command::Exec(args) => return commands::exec::run(context, args),
         Command::Config(command) => commands::config::run(context, command),
+        Command::Up(args) => return commands::up::run(context, args),
+        Command::Down => commands::down::run(context),
+        Command::Status(args) => commands::status::run(context, args),
+        Command::Forward(args) => commands::forward::run(context, args),
+        Command::Proxy(args) => commands::proxy::run(context, args),
+        Command::Nc(args) => commands::nc::run(context, args),
+        Command::Dns(args) => commands::dns::run(context, args),
+        Command::Ping(args) => commands::ping::run(context, args),
         Command::Explain(args) => commands::explain::run(context, args),
         Command::Man(args) => commands::man::run(context, args),
         Command::Completions(args) => commands::completions::run(context, args),

@@ -2,7 +2,6 @@
 
 mod detach;
 mod lifetime;
-mod monitor;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use adit_path::{BoxFuture, Network, Phase};
 use adit_verify::Report;
+use adit_verify::health::{self, Change, Check, Recheck};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::task::JoinSet;
 
 pub use detach::{Detached, Parent, become_session_leader, exit_code};
 pub use lifetime::{exit_of_process, idle, termination};
-pub use monitor::{Change, Depth, Monitor};
 
 use crate::control::{ControlSocket, Info, Server, Service, SocketError, Verification};
 use crate::fronts::{
@@ -31,8 +30,8 @@ const CLIENTS: usize = 1024;
 
 /// Verifies the session's own targets, through the access mode that its users use.
 pub trait Verifier: Send + Sync + 'static {
-    /// Runs a verification.
-    fn verify(&self, depth: Depth) -> BoxFuture<'_, Report>;
+    /// Runs a verification. A cheap one is a probe per target.
+    fn verify(&self, check: Check) -> BoxFuture<'_, Report>;
 }
 
 /// Who a daemon is, for `status`.
@@ -158,11 +157,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// Records the outcome of a verification that somebody else ran, for example the first one.
-    pub fn record(&self, report: &Report, failures: u32) {
-        let value = serde_json::to_value(report).ok();
-        let at = Some(Instant::now());
-        self.0.verified.send_replace(Verified { report: value, ok: report.ok, at, failures });
+    /// Verifies in full, and keeps the report.
+    pub async fn verify_now(&self) -> Report {
+        let report = self.check(Check::Full).await;
+        self.take(&report, Check::Full);
+        report
     }
 
     /// Whether a verification is running.
@@ -170,48 +169,57 @@ impl Daemon {
         self.0.verifying.try_lock().is_err()
     }
 
-    /// Repeats checks until the network is over; returns its last phase. `notice` learns of changes.
+    /// Repeats checks until the network is over; returns its last phase. A network that came back is checked at
+    /// once. `notice` learns of changes.
     pub async fn watch(&self, notice: impl Fn(Change, &Report)) -> Phase {
         let mut status = self.0.network.status();
-        let mut monitor = Monitor::new(Instant::now());
+        let mut recheck = Recheck::new(Instant::now(), true);
+        let mut before = status.borrow().phase;
         loop {
             let phase = status.borrow_and_update().phase;
             if matches!(phase, Phase::Failed | Phase::Closed) {
                 return phase;
             }
-            monitor.phase(Instant::now(), phase);
-            tokio::select! {
-                changed = status.changed() => {
-                    if changed.is_err() {
-                        return Phase::Closed;
-                    }
-                    continue;
+            let came_back = phase == Phase::Up && before != Phase::Up;
+            before = phase;
+            let due = if came_back { Some(Check::Full) } else { recheck.due(Instant::now()) };
+            let Some(check) = due else {
+                let deadline = recheck.poll_timeout().at;
+                tokio::select! {
+                    changed = status.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return Phase::Closed,
+                    },
+                    () = tokio::time::sleep_until(deadline.into()) => continue,
                 }
-                () = tokio::time::sleep_until(monitor.due().into()) => {}
-            }
-            let Some(depth) = monitor.take_due(Instant::now()) else { continue };
-            let report = self.check(depth).await;
-            let change = monitor.record(Instant::now(), depth, report.ok);
-            if depth == Depth::Full {
-                self.record(&report, monitor.failures());
-            } else {
-                let (ok, failures) = (report.ok, monitor.failures());
-                self.0.verified.send_modify(|verified| {
-                    verified.failures = failures;
-                    if ok {
-                        verified.at = Some(Instant::now());
-                    }
-                });
-            }
+            };
+            let report = self.check(check).await;
+            let change = recheck.handle_result(Instant::now(), check, report.ok);
+            self.take(&report, check);
             if let Some(change) = change {
                 notice(change, &report);
             }
         }
     }
 
-    async fn check(&self, depth: Depth) -> Report {
+    /// Keeps what a check found. A cheap one replaces no report: it covers less.
+    fn take(&self, report: &Report, check: Check) {
+        let value = (check == Check::Full).then(|| serde_json::to_value(report).ok()).flatten();
+        self.0.verified.send_modify(|verified| {
+            verified.failures = if report.ok { 0 } else { verified.failures.saturating_add(1) };
+            if report.ok {
+                verified.at = Some(Instant::now());
+            }
+            if value.is_some() {
+                verified.report = value;
+                verified.ok = report.ok;
+            }
+        });
+    }
+
+    async fn check(&self, check: Check) -> Report {
         let _one = self.0.verifying.lock().await;
-        self.0.verifier.verify(depth).await
+        self.0.verifier.verify(check).await
     }
 
     /// Waits until somebody asked for the end.
@@ -252,8 +260,7 @@ impl Service for Daemon {
 
     fn verify(&self) -> BoxFuture<'_, Result<serde_json::Value, String>> {
         Box::pin(async move {
-            let report = self.check(Depth::Full).await;
-            self.record(&report, u32::from(!report.ok));
+            let report = self.verify_now().await;
             serde_json::to_value(&report).map_err(|error| error.to_string())
         })
     }
@@ -271,8 +278,8 @@ impl Service for Daemon {
     }
 }
 
-/// How long `ready` believes a verification.
-pub const READY: Duration = Duration::from_secs(90);
+/// How long `ready` believes a check: two cheap ones may be missing.
+pub const READY: Duration = health::CHEAP.saturating_mul(3);
 
 /// What a health check asks (as Kubernetes probes do).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

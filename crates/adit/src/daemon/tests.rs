@@ -37,7 +37,7 @@ fn report(ok: bool) -> Report {
 struct Counting(ScriptedNetwork, Arc<AtomicU32>);
 
 impl Verifier for Counting {
-    fn verify(&self, _depth: Depth) -> BoxFuture<'_, Report> {
+    fn verify(&self, _check: Check) -> BoxFuture<'_, Report> {
         Box::pin(async move {
             self.1.fetch_add(1, Ordering::Relaxed);
             report(self.0.status().borrow().phase == Phase::Up)
@@ -66,7 +66,7 @@ async fn a_client_sees_what_the_daemon_is_and_adds_a_forward() {
     let scratch = Scratch::new("up");
     let socket = ControlSocket::claim(&scratch.path().join("lab.sock")).unwrap();
     daemon.serve(&socket).unwrap();
-    daemon.record(&report(true), 0);
+    assert!(daemon.verify_now().await.ok);
     let proxy = daemon.add_proxy("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
 
     let client = Client::connect(socket.path()).await.unwrap();
@@ -147,10 +147,15 @@ async fn health_says_why_not() {
     assert_eq!(judge(Health::Live), Ok(()));
     assert_eq!(judge(Health::Startup), Ok(()));
     assert!(judge(Health::Ready).unwrap_err().contains("nothing has been verified"));
-    daemon.record(&report(false), 1);
-    assert!(judge(Health::Ready).unwrap_err().contains("failed"));
-    daemon.record(&report(true), 0);
+    daemon.take(&report(false), Check::Full);
+    assert!(judge(Health::Ready).unwrap_err().contains("nothing has been verified"));
+    assert!(daemon.verify_now().await.ok);
     assert_eq!(judge(Health::Ready), Ok(()));
+    daemon.take(&report(false), Check::Cheap);
+    assert_eq!(judge(Health::Ready), Ok(()), "a blip is not a failure");
+    daemon.take(&report(false), Check::Full);
+    assert!(judge(Health::Ready).unwrap_err().contains("failed"));
+    assert!(daemon.verify_now().await.ok);
     network.take_down("wg.silent");
     assert!(judge(Health::Ready).unwrap_err().contains("reconnecting"));
     let mut info = daemon.info();

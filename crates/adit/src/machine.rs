@@ -1,0 +1,76 @@
+//! What this machine knows of its own networks.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use adit_tunnel::Prefix;
+
+/// The networks that this machine is attached to, without loopback and link-local ones. What cannot be read is
+/// not known: then there are none.
+pub(crate) fn networks() -> Vec<Prefix> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let mut networks = parse_routes(&read("/proc/net/route"));
+    networks.extend(parse_addresses(&read("/proc/net/if_inet6")));
+    networks.sort();
+    networks.dedup();
+    networks
+}
+
+/// The on-link networks in an IPv4 route table, proc(5) `/proc/net/route`: those without gateway.
+fn parse_routes(table: &str) -> Vec<Prefix> {
+    let address = |hex: &str| Some(Ipv4Addr::from(u32::from_str_radix(hex, 16).ok()?.to_ne_bytes()));
+    let network = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (to, gateway, mask) =
+            (address(columns.get(1)?)?, address(columns.get(2)?)?, address(columns.get(7)?)?);
+        let length = u8::try_from(mask.to_bits().leading_ones()).ok()?;
+        let attached = gateway.is_unspecified() && length > 0 && !to.is_loopback() && !to.is_link_local();
+        attached.then(|| Prefix::new(IpAddr::V4(to), length)).flatten()
+    };
+    table.lines().skip(1).filter_map(network).collect()
+}
+
+/// The networks of the IPv6 addresses in `/proc/net/if_inet6`: address, index, prefix length, scope, flags, name.
+fn parse_addresses(table: &str) -> Vec<Prefix> {
+    let network = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let address = Ipv6Addr::from_bits(u128::from_str_radix(columns.first()?, 16).ok()?);
+        let length = u8::from_str_radix(columns.get(2)?, 16).ok()?;
+        let attached = !address.is_loopback() && !address.is_unicast_link_local();
+        attached.then(|| Prefix::new(IpAddr::V6(address), length)).flatten().map(|prefix| prefix.network())
+    };
+    table.lines().filter_map(network).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attached_networks_are_read_from_the_kernels_tables() {
+        let routes = format!(
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+             eth0\t00000000\t{0}\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+             eth0\t{1}\t00000000\t0001\t0\t0\t0\t{2}\t0\t0\t0\n\
+             eth0\t{1}\t{0}\t0003\t0\t0\t0\t{2}\t0\t0\t0\n\
+             garbage\n",
+            hex([172, 17, 0, 1]),
+            hex([172, 17, 0, 0]),
+            hex([255, 255, 0, 0]),
+        );
+        assert_eq!(parse_routes(&routes), ["172.17.0.0/16".parse().unwrap()]);
+        let addresses = "00000000000000000000000000000001 01 80 10 80       lo\n\
+             fe80000000000000000000000000000a 02 40 20 80     eth0\n\
+             fd00001700000000000000000000000a 02 40 00 80     eth0\nx\n";
+        assert_eq!(parse_addresses(addresses), ["fd00:17::/64".parse().unwrap()]);
+    }
+
+    fn hex(address: [u8; 4]) -> String {
+        format!("{:08X}", u32::from_ne_bytes(address))
+    }
+
+    #[test]
+    fn the_tables_of_this_machine_can_be_read() {
+        assert!(networks().iter().all(|network| !network.address().is_loopback()));
+    }
+}

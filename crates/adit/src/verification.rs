@@ -1,0 +1,179 @@
+//! Verification as the commands run it: the plan from a profile, progress on stderr, the report where it was
+//! asked for.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use adit_path::{BoxFuture, Network};
+use adit_verify::format::{self, Style};
+use adit_verify::health::Check;
+use adit_verify::{
+    Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, Stage, StageReport, StageStatus, Target,
+    TargetError, Trust, rfc3339,
+};
+
+use crate::cli::{Context, Format, Global};
+use crate::daemon::Verifier;
+use crate::output::Ui;
+use crate::profile::Profile;
+use crate::{failure, machine};
+
+/// How long a cheap check may take.
+const CHEAP: Duration = Duration::from_secs(10);
+
+/// What `profile` wants verified.
+pub(crate) fn plan(profile: &Profile, public_key: &str) -> Result<Plan, Failure> {
+    let targets = profile.targets.iter().map(|text| text.parse().map_err(|error| bad_target(&error)));
+    let targets = targets.collect::<Result<Vec<Target>, Failure>>()?;
+    // Reading the system's authorities takes a while that most targets need not wait for.
+    let tls = profile.targets.iter().any(|text| text.starts_with("https") || text.ends_with(",tls"));
+    let trust = match tls {
+        true => Some(Trust::load(None, true).map_err(|error| {
+            failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
+        })?),
+        false => None,
+    };
+    let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
+    Ok(Plan {
+        timeout: profile.timeout,
+        trust,
+        profile: Some(profile.name.clone()),
+        provider: Some("wireguard".to_owned()),
+        identity: Some(public_key.to_owned()),
+        local_networks: machine::networks(),
+        before: [Stage::Env, Stage::Config, Stage::Credential].map(passed).to_vec(),
+        ..Plan::new(targets, now())
+    })
+}
+
+fn bad_target(error: &TargetError) -> Failure {
+    let failure = failure::of("config.target", error.to_string());
+    match &error.suggestion {
+        Some(suggestion) => failure.with_fix(vec![format!("write {suggestion}")]),
+        None => failure,
+    }
+}
+
+/// The time of day (RFC 3339).
+pub(crate) fn now() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    rfc3339(since.as_secs())
+}
+
+/// Shows what happens: lines on stderr, and events where they were asked for.
+pub(crate) struct Reporter {
+    ui: Ui,
+    events: Option<Mutex<Box<dyn Write + Send>>>,
+    quiet_progress: bool,
+}
+
+impl Reporter {
+    /// As the flags say.
+    ///
+    /// # Errors
+    /// The destination of events cannot be opened.
+    pub(crate) fn new(context: &Context) -> Result<Self, Failure> {
+        let events = context.global.events.as_deref().map(open).transpose()?.map(Mutex::new);
+        Ok(Self { ui: context.ui.clone(), events, quiet_progress: context.global.quiet })
+    }
+}
+
+impl Observer for Reporter {
+    fn notice(&self, event: Event) {
+        if let Some(events) = &self.events {
+            let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+            // A reader that has gone away does not end the work.
+            let _gone = writeln!(events, "{}", event.ndjson(&now())).and_then(|()| events.flush());
+        }
+        let failed = matches!(&event, Event::Verifying(stage) if stage.status == StageStatus::Fail);
+        let style = Style { color: self.ui.color() };
+        if !self.quiet_progress
+            && !failed
+            && let Some(line) = format::progress(&event, style)
+        {
+            self.ui.note(&line);
+        }
+    }
+}
+
+/// Opens the destination of events: a file, `fd:N`, or `-` for stdout.
+fn open(destination: &str) -> Result<Box<dyn Write + Send>, Failure> {
+    let failed = |error: io::Error| {
+        failure::usage(format!("events cannot be written to {destination}")).seen(error.to_string())
+    };
+    if destination == "-" {
+        return Ok(Box::new(io::stdout()));
+    }
+    if let Some(number) = destination.strip_prefix("fd:") {
+        let number: u32 = number.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        let file = OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}")).map_err(failed)?;
+        return Ok(Box::new(file));
+    }
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(destination);
+    Ok(Box::new(file.map_err(failed)?))
+}
+
+/// Prints the report in the form that was asked for; returns the exit code.
+pub(crate) fn publish(context: &Context, report: &Report) -> Result<Exit, Failure> {
+    let Global { json, format, .. } = &context.global;
+    for warning in &report.warnings {
+        context.ui.note(&format!("! warning  {}  [{}]", warning.summary, warning.class));
+    }
+    for failure in report.failures() {
+        context.ui.failure(failure);
+    }
+    let exit = Exit::try_from(report.exit_code).unwrap_or(Exit::Internal);
+    match format {
+        Format::Text if *json => context.ui.json(report)?,
+        Format::Text => {}
+        Format::Github => {
+            context.ui.result(format::github(report).trim_end())?;
+            append_summary(&format::github_summary(report));
+        }
+        Format::Junit => context.ui.result(format::junit(report).trim_end())?,
+        Format::FabroHook => {
+            let (object, exit) = format::fabro_hook(report);
+            context.ui.result(&object)?;
+            return Ok(exit);
+        }
+    }
+    Ok(exit)
+}
+
+/// Adds to the step summary of GitHub Actions, where there is one.
+fn append_summary(text: &str) {
+    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else { return };
+    let written = OpenOptions::new().append(true).create(true).open(path);
+    if let Err(error) = written.and_then(|mut file: File| file.write_all(text.as_bytes())) {
+        tracing::warn!(%error, "the step summary cannot be written");
+    }
+}
+
+/// Verifies a running session again and again.
+pub(crate) struct Repeated {
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) plan: Plan,
+    /// The first verification is shown, later ones are not.
+    pub(crate) reporter: Mutex<Option<Reporter>>,
+}
+
+impl Verifier for Repeated {
+    fn verify(&self, check: Check) -> BoxFuture<'_, Report> {
+        let reporter = self.reporter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut plan = Plan { started: now(), ..self.plan.clone() };
+        if check == Check::Cheap {
+            plan = Plan { timeout: CHEAP, stable: None, quality: false, require: Vec::new(), ..plan };
+            plan.targets.truncate(1);
+        }
+        Box::pin(async move {
+            let dialer = NetworkDialer::new(Arc::clone(&self.network));
+            match reporter {
+                Some(reporter) => adit_verify::verify(&*self.network, &dialer, &plan, &reporter).await,
+                None => adit_verify::verify(&*self.network, &dialer, &plan, &|_| {}).await,
+            }
+        })
+    }
+}

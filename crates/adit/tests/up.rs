@@ -1,0 +1,333 @@
+//! `adit up` and the commands that attach to it, against a WireGuard peer in this process. No root, no device.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_path::{Engine, EngineOptions, Listen, Network};
+use adit_wireguard::{Config, PeerConfig, PrivateKey, WireGuard};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const SERVER: &str = "10.77.0.1";
+const CLIENT_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+/// How long anything may take before the test has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A WireGuard server with an echo service on port 7, and a directory for one user.
+struct Lab {
+    server: Arc<Engine<WireGuard>>,
+    runtime: tokio::runtime::Handle,
+    directory: PathBuf,
+}
+
+impl Lab {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("adit-up-{name}-{}", std::process::id()));
+        let _stale = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).unwrap();
+        let key = |byte| PrivateKey::from_bytes([byte; 32]);
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut peer = PeerConfig::new(key(2).public_key());
+        peer.allowed_ips = vec!["10.77.0.2/32".parse().unwrap()];
+        let mut config = Config::new(key(1));
+        config.addresses = vec![format!("{SERVER}/24").parse().unwrap()];
+        config.listen_port = Some(port);
+        config.peers = vec![peer];
+        let tunnel = WireGuard::new(config, 1, Instant::now());
+        let server = Arc::new(Engine::start(tunnel, EngineOptions::default()).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = runtime.handle().clone();
+        let served = Arc::clone(&server);
+        std::thread::spawn(move || runtime.block_on(echo(served)));
+        let lab = Self { server, runtime: handle, directory };
+        lab.write(
+            "lab.conf",
+            &format!(
+                "[Interface]\nPrivateKey = {CLIENT_KEY}\nAddress = 10.77.0.2/32\n\
+                 [Peer]\nPublicKey = {}\nAllowedIPs = 10.77.0.0/24\nEndpoint = 127.0.0.1:{port}\n",
+                key(1).public_key()
+            ),
+        );
+        lab
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = self.directory.join(name);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.args(arguments).current_dir(&self.directory).env("XDG_RUNTIME_DIR", &self.directory);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; returns its stdout.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
+        out
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.directory.join("adit")) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _not_running = self.command(&["down"]).output();
+        self.server.shutdown();
+        let _gone = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+async fn echo(server: Arc<Engine<WireGuard>>) {
+    let mut listener = server.listen(7, Listen::default()).await.unwrap();
+    while let Ok(flow) = listener.accept().await {
+        let mut stream = flow.into_stream().unwrap();
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(&mut stream);
+            let _ended = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ended = writer.shutdown().await;
+        });
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn alive(pid: u64) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !state.is_empty() && !state.contains(") Z ")
+}
+
+/// Sends through a TCP connection to a port of this machine, and returns what comes back.
+fn through(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address.parse::<SocketAddr>().unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    back
+}
+
+#[test]
+fn a_detached_up_serves_the_commands_that_attach_until_down() {
+    let lab = Lab::new("detached");
+    lab.ok(&[
+        "up",
+        "--config",
+        "lab.conf",
+        "--detach",
+        "--target",
+        "tcp://10.77.0.1:7",
+        "--proxy=127.0.0.1:0",
+        "--forward",
+        "0:10.77.0.1:7",
+    ]);
+    let status: serde_json::Value = serde_json::from_str(&lab.ok(&["status", "--json"])).unwrap();
+    assert_eq!(status["profile"], "lab");
+    assert_eq!(status["network"]["phase"], "up");
+    assert_eq!(status["last_verify"]["verified"], "targets");
+    assert!(!lab.ok(&["status", "--json"]).contains(CLIENT_KEY), "no credential is told");
+    for check in ["live", "ready", "startup"] {
+        lab.ok(&["status", "--check", check]);
+    }
+
+    let forward = status["fronts"]["forward"][0].as_str().unwrap().to_owned();
+    assert_eq!(through(&forward[..forward.len() - ":10.77.0.1:7".len()], b"forwarded"), b"forwarded");
+    let added = lab.ok(&["forward", "0:10.77.0.1:7"]);
+    let (added, _) = added.trim().rsplit_once(":10.77.0.1:7").unwrap();
+    assert_eq!(through(added, b"added"), b"added");
+    let proxy = status["fronts"]["proxy"][0].as_str().unwrap();
+    let answer = through(proxy, b"CONNECT 10.77.0.1:7 HTTP/1.1\r\n\r\nproxied");
+    assert_eq!(text(&answer), "HTTP/1.1 200 Connection established\r\n\r\nproxied");
+
+    let mut nc =
+        lab.command(&["nc", SERVER, "7"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    nc.stdin.take().unwrap().write_all(b"piped").unwrap();
+    assert_eq!(text(&nc.wait_with_output().unwrap().stdout), "piped");
+    assert!(lab.ok(&["ping", SERVER, "--tcp", "7", "-c", "1"]).contains("10.77.0.1:7 accepts"));
+    let refused = lab.run(&["nc", SERVER, "9"]);
+    assert_eq!(refused.status.code(), Some(31), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("[target.refused]"), "{}", text(&refused.stderr));
+
+    let second = lab.run(&["up", "--config", "lab.conf", "--detach"]);
+    assert_eq!(second.status.code(), Some(10));
+    assert!(text(&second.stderr).contains("already running"), "{}", text(&second.stderr));
+
+    let pid = status["pid"].as_u64().unwrap();
+    assert!(alive(pid));
+    lab.ok(&["down"]);
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+    assert_eq!(lab.run(&["status"]).status.code(), Some(10));
+    lab.ok(&["down"]);
+    let began = Instant::now();
+    while alive(pid) {
+        assert!(began.elapsed() < PATIENCE, "the daemon does not end");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_profile_brings_its_fronts_and_is_found_again_without_its_name() {
+    let lab = Lab::new("profile");
+    lab.write(
+        "adit.toml",
+        "version = 1\n\
+         [profile.staging]\nprovider = \"wireguard\"\nconfig = \"lab.conf\"\n\
+         [profile.staging.verify]\ntargets = [\"tcp://10.77.0.1:7\"]\n\
+         [[profile.staging.forward]]\nlisten = \"127.0.0.1:0\"\nto = \"10.77.0.1:7\"\n\
+         [profile.other]\nprovider = \"wireguard\"\nconfig = \"lab.conf\"\n",
+    );
+    lab.ok(&["up", "--config", "adit.toml", "--profile", "staging", "--detach"]);
+    let status: serde_json::Value = serde_json::from_str(&lab.ok(&["status", "--json"])).unwrap();
+    assert_eq!(status["profile"], "staging");
+    assert_eq!(status["last_verify"]["verified"], "targets");
+    let forward =
+        status["fronts"]["forward"][0].as_str().unwrap().trim_end_matches(":10.77.0.1:7").to_owned();
+    assert_eq!(through(&forward, b"forwarded"), b"forwarded");
+    let other = lab.run(&["status", "--profile", "other"]);
+    assert!(
+        text(&other.stderr).contains("no adit is running for the profile other"),
+        "{}",
+        text(&other.stderr)
+    );
+    assert!(lab.ok(&["ping", SERVER, "--tcp", "7", "-c", "1"]).contains("accepts"));
+    lab.ok(&["down"]);
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_detached_up_holds_no_stream_of_its_caller() {
+    let lab = Lab::new("streams");
+    // `output` returns when every copy of the pipes is closed, and not before.
+    let output =
+        lab.run(&["up", "--config", "lab.conf", "--detach", "--target", "tcp://10.77.0.1:7", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report["ok"].as_bool(), report["schema"].as_str()), (Some(true), Some("adit.verify/1")));
+    lab.ok(&["down"]);
+}
+
+#[test]
+fn a_failed_verification_leaves_nothing_behind_and_passes_its_code_on() {
+    let lab = Lab::new("failed");
+    for detach in [&["--detach"][..], &[]] {
+        let mut arguments = vec!["up", "--config", "lab.conf", "--target", "tcp://10.77.0.1:9"];
+        arguments.extend(detach);
+        let output = lab.run(&arguments);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(31), "{errors}");
+        assert!(errors.contains("[target.refused]"), "{errors}");
+        assert_eq!(lab.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_killed_up_is_replaced_and_its_end_is_seen() {
+    let lab = Lab::new("killed");
+    let up = ["up", "--config", "lab.conf", "--detach", "--target", "tcp://10.77.0.1:7"];
+    lab.ok(&up);
+    let status: serde_json::Value = serde_json::from_str(&lab.ok(&["status", "--json"])).unwrap();
+    let pid = rustix::process::Pid::from_raw(status["pid"].as_i64().unwrap() as i32).unwrap();
+    let mut watch = lab.command(&["status", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shown = std::io::BufReader::new(watch.stdout.take().unwrap());
+    let mut seen = String::new();
+    while !seen.contains("flows") {
+        assert_ne!(std::io::BufRead::read_line(&mut shown, &mut seen).unwrap(), 0, "{seen}");
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    shown.read_to_string(&mut seen).unwrap();
+    assert!(seen.contains("closed"), "{seen}");
+    watch.wait().unwrap();
+    assert_eq!(lab.run(&["status"]).status.code(), Some(10));
+    lab.ok(&up);
+    lab.ok(&["status", "--check", "ready"]);
+}
+
+#[test]
+fn a_server_here_is_exposed_to_peers() {
+    let lab = Lab::new("exposed");
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    lab.ok(&[
+        "up",
+        "--config",
+        "lab.conf",
+        "--detach",
+        "--target",
+        "tcp://10.77.0.1:7",
+        "--expose",
+        &port.to_string(),
+    ]);
+    let served = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        stream.write_all(b"welcome").unwrap();
+    });
+    let peer = SocketAddr::from(([10, 77, 0, 2], port));
+    let answer = lab.runtime.block_on(async {
+        let flow = lab.server.connect(peer, adit_path::Connect::default()).await.unwrap();
+        let mut answer = String::new();
+        flow.into_stream().unwrap().read_to_string(&mut answer).await.unwrap();
+        answer
+    });
+    assert_eq!(answer, "welcome");
+    served.join().unwrap();
+    let nobody = lab.runtime.block_on(lab.server.connect(peer, adit_path::Connect::default()));
+    assert_eq!(nobody.unwrap_err(), adit_path::ConnectFailure::Refused);
+}
+
+#[test]
+fn up_ends_with_another_process_and_when_idle() {
+    let lab = Lab::new("lifetime");
+    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = other.id().to_string();
+    let target = ["--target", "tcp://10.77.0.1:7"];
+    let mut up =
+        lab.command(&["up", "--config", "lab.conf", "--exit-with", &pid]).args(target).spawn().unwrap();
+    wait_for_ready(&lab);
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    assert_eq!(up.wait().unwrap().code(), Some(0));
+    let idle = lab.command(&["up", "--config", "lab.conf", "--max-idle", "100ms"]).args(target).status();
+    assert_eq!(idle.unwrap().code(), Some(0));
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+fn wait_for_ready(lab: &Lab) {
+    let began = Instant::now();
+    while !lab.run(&["status", "--check", "ready"]).status.success() {
+        assert!(began.elapsed() < PATIENCE, "it does not come up");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_before_anything_is_connected() {
+    let lab = Lab::new("port");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = lab.run(&["up", "--config", "lab.conf", &format!("--proxy={address}")]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{errors}");
+    assert!(errors.contains("[env.port_in_use]"), "{errors}");
+    assert!(errors.contains(&format!("(pid {})", std::process::id())), "{errors}");
+    assert!(Path::new(&lab.directory).exists() && lab.leftovers().is_empty());
+}
