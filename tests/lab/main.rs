@@ -15,4 +15,8 @@
 mod support;
 
 mod boxes;
+mod container;
+mod engine;
+mod exec;
 mod reaches;
+mod sessions;

@@ -14,7 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("iperf3", "iperf3"),
     ("psql", "postgresql-client"),
-    ("python3", "python3"),
+    ("/usr/bin/python3", "python3"),
     ("setpriv", "util-linux"),
     ("gcc", "gcc"),
 ];

@@ -58,6 +58,11 @@ impl Lab {
     }
 }
 
+/// Gives a secret file to the user that a container runs as.
+pub(crate) fn in_container(path: &Path, uid: u32) {
+    std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+}
+
 impl Container<'_> {
     /// Runs a program in a new container, to its end.
     #[track_caller]
@@ -114,6 +119,8 @@ impl Container<'_> {
             { "destination": "/usr", "source": "/usr", "options": read_only },
             { "destination": "/etc", "source": "/etc", "options": read_only },
             { "destination": "/etc/resolv.conf", "source": self.lab.client.resolv_conf(), "options": read_only },
+            // Before the laboratory's own directory, which lies below it.
+            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"] },
             { "destination": self.lab.dir.path(), "source": self.lab.dir.path(), "options": ["bind", "rw"] },
             { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -124,7 +131,6 @@ impl Container<'_> {
               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"] },
             { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
             { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
-            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"] },
         ])
     }
 }

@@ -109,6 +109,18 @@ impl Lab {
         &self.keys.client_public
     }
 
+    /// A key pair that the server does not know: private and public.
+    pub(crate) fn another_key(&self) -> (String, String) {
+        let private = wg("genkey", "");
+        let public = wg("pubkey", &private);
+        (private, public)
+    }
+
+    /// The public key of nobody here.
+    pub(crate) fn another_public_key(&self) -> String {
+        self.another_key().1
+    }
+
     /// Writes a file that only `nobody` may read; returns its path.
     pub(crate) fn write(&self, name: &str, text: impl std::fmt::Display) -> PathBuf {
         let path = self.dir.path().join(name);
@@ -298,11 +310,13 @@ impl Drop for Lab {
     }
 }
 
+/// A key command of wg(8): `genkey`, `pubkey`, `genpsk`.
+fn wg(command: &str, input: &str) -> String {
+    run_with_input(Command::new("wg").arg(command), input.as_bytes(), LIMIT).expect(0).text()
+}
+
 impl Keys {
     fn generate() -> Self {
-        let wg = |command: &str, input: &str| {
-            run_with_input(Command::new("wg").arg(command), input.as_bytes(), LIMIT).expect(0).text()
-        };
         let (server, client) = (wg("genkey", ""), wg("genkey", ""));
         let (server_public, client_public) = (wg("pubkey", &server), wg("pubkey", &client));
         Self { server, server_public, client, client_public, preshared: wg("genpsk", "") }
@@ -361,6 +375,8 @@ fn wire(client: &Namespace, server: &Namespace, lan: &Namespace) {
          addr add fd77::53/64 dev eth0 nodad\nlink set eth0 up\n\
          route add 10.66.0.0/24 via 10.77.0.1\nroute add fd66::/64 via fd77::1\n",
     );
+    // Removing an address leaves the others of its prefix.
+    server.sysctl("net.ipv4.conf.all.promote_secondaries", "1");
     server.sysctl("net.ipv4.ip_forward", "1");
     server.sysctl("net.ipv6.conf.all.forwarding", "1");
     server.sysctl("net.ipv4.conf.up0.forwarding", "0");
@@ -412,6 +428,9 @@ fn unavailable(parts: &[Part]) -> Option<String> {
         if !in_path(program) {
             return Some(format!("{program} is not installed (cargo xtask setup)"));
         }
+    }
+    if std::env::var_os("ADIT_BIN").is_none_or(|binary| !Path::new(&binary).is_file()) {
+        return Some("ADIT_BIN names no release binary (cargo xtask test sets it)".into());
     }
     let postgres = parts.contains(&Part::Postgres) && postgres_bin().is_none();
     postgres.then(|| "PostgreSQL's server is not installed (cargo xtask setup)".into())

@@ -10,6 +10,7 @@ mod process;
 mod sandbox;
 mod services;
 
-pub(crate) use laboratory::{Lab, Part};
-pub(crate) use process::run;
+pub(crate) use container::in_container;
+pub(crate) use laboratory::{Lab, Part, wait_until};
+pub(crate) use process::{Outcome, Process, run, run_with_input};
 pub(crate) use services::blob;
