@@ -30,6 +30,11 @@ mod tcp;
 mod trapped;
 mod udp;
 
+/// What a process does before it touches a secret.
+pub mod hygiene {
+    pub use crate::sys::hygiene::{deny_dumps, take_descriptor, take_variable};
+}
+
 /// What is read of programs and of the machine, as functions over bytes.
 pub mod wire {
     pub use crate::abi::{Arch, MessageHeader, Piece, parse_pieces};

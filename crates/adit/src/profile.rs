@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adit_intercept::hygiene;
 use adit_providers::Reader;
 
 use crate::Failure;
@@ -30,13 +31,23 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The profile that flags, environment and files name. Failures but the last are printed.
+    /// The profile that flags, environment and files name. Failures but the last are printed. From here on the
+    /// process holds keys and cannot be dumped.
     ///
     /// # Errors
     /// There is none, or something is wrong with it.
     pub fn load(context: &Context, connect: &ConnectArgs) -> Result<Self, Failure> {
         let settings = context.settings(connect, None)?;
-        Self::of(settings, Reader::default()).map_err(|failures| context.ui.all_but_last(failures))
+        // Best effort: where the system refuses it, the memory is as readable as that of any process.
+        if let Err(error) = hygiene::deny_dumps() {
+            tracing::debug!(%error, "this process can be dumped");
+        }
+        let reader = Reader {
+            take_fd: hygiene::take_descriptor,
+            take_env: hygiene::take_variable,
+            ..Reader::default()
+        };
+        Self::of(settings, reader).map_err(|failures| context.ui.all_but_last(failures))
     }
 
     /// Reads the secrets and the wg-quick file that settings name.

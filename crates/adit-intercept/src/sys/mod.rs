@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "raw system calls; every block states what it relies on")]
 
 pub(crate) mod child;
+pub(crate) mod hygiene;
 pub(crate) mod listener;
 pub(crate) mod memory;
 pub(crate) mod readiness;

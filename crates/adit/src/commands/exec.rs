@@ -52,7 +52,11 @@ fn not_started(error: &LaunchFailure) -> Failure {
 
 /// Our own environment without what concerns adit alone, and with what the program may want to know.
 fn environment(profile: &Profile, status: &Status) -> Vec<(OsString, OsString)> {
-    let inherited = std::env::vars_os().filter(|(name, _)| !is_private(&name.to_string_lossy()));
+    let secret = |name: &str| profile.settings.secret_variables().any(|variable| variable == name);
+    let inherited = std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        !is_private(&name) && !secret(&name)
+    });
     let mut environment: Vec<_> = inherited.collect();
     environment.push(("ADIT_PROFILE".into(), profile.name.clone().into()));
     let addresses = status.config.iter().flat_map(|config| &config.addresses);

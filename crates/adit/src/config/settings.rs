@@ -301,6 +301,14 @@ impl Settings {
         entries
     }
 
+    /// The variables that hold secrets; no program that is started inherits them.
+    pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
+        [&self.private_key, &self.preshared_key].into_iter().filter_map(|setting| match &setting.value {
+            Some(SecretSource::Env(name)) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// Reads the secrets and the wg-quick file. `reader` says how; its rules are set from these settings.
     /// The second value is what is doubtful.
     ///
