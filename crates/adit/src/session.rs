@@ -3,14 +3,17 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_path::{Engine, EngineOptions, Network, Phase, Status};
 use adit_verify::Stage;
-use adit_wireguard::{Config, WireGuard};
+use adit_wireguard::{ClockCheck, Config, WireGuard};
 
 use crate::failure::Words;
 use crate::{Failure, failure};
+
+/// Seconds from 1970 to 2026-11-01: no clock that is right shows an earlier time to this program.
+const NOT_BEFORE: u64 = 1_793_491_200;
 
 /// A tunnel of this process. Dropping it ends it.
 pub struct Session {
@@ -29,7 +32,11 @@ impl Session {
     ///
     /// # Errors
     /// Of the system: no descriptors, threads or randomness.
-    pub fn start(config: Config, options: EngineOptions) -> Result<Self, Failure> {
+    pub fn start(mut config: Config, options: EngineOptions) -> Result<Self, Failure> {
+        config.clock.get_or_insert_with(|| ClockCheck {
+            now: SystemTime::now(),
+            not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE),
+        });
         let failed = |error: io::Error| {
             failure::of("internal", "the tunnel cannot be started").seen(error.to_string())
         };
