@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::{BACKENDS, Lab};
+use common::{Lab, backends};
 
 /// A name server that answers every question with `192.0.2.1` and remembers the names.
 struct NameServer {
@@ -115,7 +115,7 @@ def ask_tcp(server, name, record=1):
 #[test]
 fn private_names_are_answered_inside_and_the_rest_by_the_programs_own_server() {
     let python = need!("python3");
-    for (index, backend) in BACKENDS.into_iter().enumerate() {
+    for (index, backend) in backends().into_iter().enumerate() {
         let address = format!("127.77.53.{}", 10 + index);
         let Some((lab, server)) = lab(backend, &address) else { return };
         let script = format!(
@@ -140,7 +140,7 @@ for f in (ask, ask_tcp):
 #[test]
 fn a_private_name_is_servfail_while_the_network_is_down_and_never_leaves() {
     let python = need!("python3");
-    for (index, backend) in BACKENDS.into_iter().enumerate() {
+    for (index, backend) in backends().into_iter().enumerate() {
         let address = format!("127.77.53.{}", 20 + index);
         let Some((mut lab, server)) = lab(backend, &address) else { return };
         lab.options.wait = std::time::Duration::from_millis(100);
@@ -159,7 +159,7 @@ fn the_c_library_resolves_private_names_without_knowing() {
     // The C library reads the machine's own file, whoever is named there.
     let conf =
         adit_intercept::wire::ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-    for backend in BACKENDS {
+    for backend in backends() {
         let mut lab = Lab::new(backend);
         lab.options.resolv_conf = "/etc/resolv.conf".into();
         let script = "
@@ -179,7 +179,7 @@ s = socket.create_connection(('db.internal', 5432), 20); print(s.getpeername()[1
 
 #[test]
 fn tools_find_private_hosts_by_name() {
-    for backend in BACKENDS {
+    for backend in backends() {
         let mut lab = Lab::new(backend);
         lab.options.resolv_conf = "/etc/resolv.conf".into();
         let curl = need!("curl");
@@ -209,7 +209,7 @@ fn tools_find_private_hosts_by_name() {
 fn a_name_server_inside_the_network_is_asked_through_it() {
     // The script's network has no server at that address: the question must not be sent anywhere else.
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         fs::write(&lab.options.resolv_conf, "nameserver 10.77.0.53\n").expect("a file");
         let script = format!(

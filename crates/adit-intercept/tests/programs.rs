@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use adit_intercept::{Exit, LaunchFailure, Launcher, Program};
-use common::{BACKENDS, Lab, network, tool};
+use common::{Lab, backends, network, tool};
 
 #[test]
 fn exit_codes_follow_the_shells_convention() {
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let exit = |script: &str| {
             lab.spawn(&Program::new(["/bin/sh", "-c", script])).wait().expect("the program ends")
@@ -36,7 +36,7 @@ fn exit_codes_follow_the_shells_convention() {
 
 #[test]
 fn a_program_gets_its_own_environment_and_directory_and_no_descriptor_of_ours() {
-    let lab = Lab::new(BACKENDS[0]);
+    let lab = Lab::new(backends()[0]);
     let output = lab.scratch.file("output");
     let program = Program {
         argv: ["/bin/sh", "-c", "{ pwd; env; ls /proc/self/fd; } >output"].map(Into::into).to_vec(),
@@ -60,7 +60,7 @@ fn a_program_gets_its_own_environment_and_directory_and_no_descriptor_of_ours() 
 #[test]
 fn io_uring_does_not_exist_under_supervision() {
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         let script = "
 import ctypes, errno
 libc = ctypes.CDLL(None, use_errno=True)
@@ -73,7 +73,7 @@ print(libc.syscall(425, 8, ctypes.create_string_buffer(256)), errno.errorcode[ct
 #[test]
 fn the_end_of_supervision_closes_the_network_and_not_the_program() {
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let (ready, out) = (lab.scratch.file("ready"), lab.scratch.file("out"));
         rustix::fs::mknodat(rustix::fs::CWD, &ready, rustix::fs::FileType::Fifo, 0o600.into(), 0)
@@ -111,7 +111,7 @@ print(fails(lambda: t.connect(('10.77.0.5', 5432))), fails(lambda: t.connect(('1
 #[test]
 fn what_a_program_leaves_behind_is_still_supervised() {
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let out = lab.scratch.file("out");
         let script = lab.scratch.file("script.py");
@@ -190,7 +190,7 @@ const EPOLL_OUTPUT: &str = "connect -1 1 intact 1\nevents 1 error 0 peer 10.77.0
 #[test]
 fn a_static_c_program_sees_what_a_real_network_would_show() {
     let cc = need!("cc");
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let binary = lab.compile(&cc, EPOLL_PROGRAM, &["-static", "-D_GNU_SOURCE"]).expect("it compiles");
         assert_eq!(lab.run([binary.as_os_str()]).success(), EPOLL_OUTPUT, "{backend}");
@@ -200,7 +200,7 @@ fn a_static_c_program_sees_what_a_real_network_would_show() {
 #[test]
 fn a_32_bit_program_sees_the_same() {
     let cc = need!("cc");
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let Some(binary) = lab.compile(&cc, EPOLL_PROGRAM, &["-m32", "-static", "-D_GNU_SOURCE"]) else {
             println!("SKIPPED 1 test: cc has no 32-bit library");
@@ -247,7 +247,7 @@ fn the_system_calls_of_i386_are_no_way_around() {
     if !cfg!(target_arch = "x86_64") {
         return;
     }
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let binary = lab.compile(&cc, SOCKETCALL_PROGRAM, &["-static"]).expect("it compiles");
         let outcome = lab.run([binary.as_os_str()]);
@@ -277,7 +277,7 @@ func main() {
 #[test]
 fn a_static_go_program_is_carried() {
     let go = need!("go");
-    let lab = Lab::new(BACKENDS[0]);
+    let lab = Lab::new(backends()[0]);
     let (code, binary) = (lab.scratch.file("main.go"), lab.scratch.file("gobinary"));
     fs::write(&code, GO_PROGRAM).expect("a file");
     let built = Command::new(go)
@@ -293,7 +293,7 @@ fn a_static_go_program_is_carried() {
         .output()
         .expect("go runs");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    for backend in BACKENDS {
+    for backend in backends() {
         let mut lab = Lab::new(backend);
         lab.options.resolv_conf = "/etc/resolv.conf".into();
         let output = lab.run([binary.as_os_str()]).success();
@@ -316,7 +316,7 @@ fn in_a_process(test: &str) -> Option<Command> {
 }
 
 fn foreground(python: &Path, script: &str) -> Exit {
-    let mut lab = Lab::new(BACKENDS[0]);
+    let mut lab = Lab::new(backends()[0]);
     lab.options.foreground = true;
     let file = lab.scratch.file("script.py");
     fs::write(&file, script).expect("a script");
@@ -435,7 +435,7 @@ fn psql_says_what_it_says_on_a_real_network() {
         println!("SKIPPED 1 test: psql is missing");
         return;
     };
-    for backend in BACKENDS {
+    for backend in backends() {
         let lab = Lab::new(backend);
         let arguments = ["-h", "10.77.0.5", "-p", "1", "-U", "nobody", "-c", "select 1"].map(OsStr::new);
         let outcome = lab.run([psql.as_os_str()].into_iter().chain(arguments));

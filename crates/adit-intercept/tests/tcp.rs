@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{BACKENDS, Lab};
+use common::{Lab, backends};
 
 const PRELUDE: &str = "
 import socket, select, errno, time, os, sys, threading, signal
@@ -23,7 +23,7 @@ def later(host, port, family=socket.AF_INET):
 
 fn each_backend(script: &str, check: impl Fn(&str)) {
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         println!("backend {backend}");
         let lab = Lab::new(backend);
         check(&lab.python(&python, &format!("{PRELUDE}{script}")).success());
@@ -200,7 +200,7 @@ print(name(u.connect_ex('/run/systemd/resolve/io.systemd.Resolve')))
 #[test]
 fn a_network_that_is_down_is_waited_for_and_never_bypassed() {
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         let mut lab = Lab::new(backend);
         lab.options.wait = std::time::Duration::from_millis(300);
         lab.network.take_down("wg.silent");

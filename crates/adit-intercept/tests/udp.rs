@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{BACKENDS, Lab};
+use common::{Lab, backends};
 
 fn each_backend(script: &str, expected: &str) {
     let python = need!("python3");
-    for backend in BACKENDS {
+    for backend in backends() {
         println!("backend {backend}");
         let output = Lab::new(backend).python(&python, script).success();
         assert_eq!(output, expected, "{backend}");

@@ -6,14 +6,32 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use adit_intercept::{Backend, Exit, Launcher, Options, Program, Running};
+use adit_intercept::{Backend, Exit, Ladder, Launcher, Options, Program, Running};
 use adit_sim::{Host, ScriptedNetwork, Service};
 
-pub(crate) const BACKENDS: [Backend; 2] = [Backend::GetFd, Backend::Inject];
+/// The backends that this machine allows; inside a container with Docker's profile that is one.
+pub(crate) fn backends() -> Vec<Backend> {
+    static ALLOWED: OnceLock<Vec<Backend>> = OnceLock::new();
+    let probe = || {
+        let ladder = Ladder::probe();
+        let mut allowed = vec![Backend::GetFd, Backend::Inject];
+        allowed.retain(|backend| {
+            let mode = format!("exec-{backend}");
+            let rung = ladder.rungs.iter().find(|rung| rung.mode == mode).expect("every backend is a rung");
+            if !rung.works {
+                println!("SKIPPED backend {backend}: {}", rung.reason);
+            }
+            rung.works
+        });
+        assert!(!allowed.is_empty(), "{ladder:#?}");
+        allowed
+    };
+    ALLOWED.get_or_init(probe).clone()
+}
 
 /// Skips a test whose tool is missing: counted in the output locally, a failure in CI.
 #[macro_export]
