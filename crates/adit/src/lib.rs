@@ -11,6 +11,7 @@ mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod demo;
 pub mod failure;
 pub mod fronts;
 #[cfg(feature = "cli")]

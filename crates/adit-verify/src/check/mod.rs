@@ -103,7 +103,7 @@ impl Wire<'_> {
     /// What else arrives soon: an answer of one byte is only that if nothing follows.
     async fn linger(&self, stream: &mut dyn Stream, answer: &mut Vec<u8>) {
         let mut chunk = [0; SHOWN];
-        if let Ok(Ok(read)) = timeout(Duration::from_millis(150), stream.read(&mut chunk)).await {
+        if let Ok(Ok(read)) = timeout(Duration::from_millis(50), stream.read(&mut chunk)).await {
             answer.extend_from_slice(&chunk[..read]);
         }
     }

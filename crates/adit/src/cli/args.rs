@@ -211,6 +211,11 @@ pub enum Command {
     Dns(DnsArgs),
     /// Ask whether a host of the network answers
     Ping(PingArgs),
+    /// See all of it at work on this machine: an embedded private network, verified, and a program in it
+    Demo(DemoArgs),
+    /// A small PostgreSQL client for the demo
+    #[command(hide = true)]
+    DemoClient(DemoClientArgs),
     /// Explain a failure class: what it means, why it happens, what to do
     Explain(ExplainArgs),
     /// Write man pages, one file a command
@@ -280,6 +285,30 @@ pub struct ConfigInitArgs {
     /// The file to write; an existing one is never replaced
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "adit.toml")]
     pub file: PathBuf,
+}
+
+/// `adit demo`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit demo
+  adit demo -- psql -h staging-db.internal -U demo staging
+  adit demo -- curl http://api.internal/")]
+pub struct DemoArgs {
+    /// The program to run in the embedded network; psql, curl or a small client of adit's own without it
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `adit demo-client`
+#[derive(Debug, Args)]
+pub struct DemoClientArgs {
+    /// The server, as HOST:PORT
+    #[arg(value_name = "ADDRESS")]
+    pub address: String,
+    /// The query
+    #[arg(value_name = "QUERY")]
+    pub query: String,
 }
 
 /// `adit explain`

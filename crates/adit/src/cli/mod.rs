@@ -108,6 +108,8 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
         Command::Nc(args) => commands::nc::run(context, args),
         Command::Dns(args) => commands::dns::run(context, args),
         Command::Ping(args) => commands::ping::run(context, args),
+        Command::Demo(args) => return commands::demo::run(context, args),
+        Command::DemoClient(args) => commands::demo::client(context, args),
         Command::Explain(args) => commands::explain::run(context, args),
         Command::Man(args) => commands::man::run(context, args),
         Command::Completions(args) => commands::completions::run(context, args),

@@ -1,0 +1,258 @@
+//! An embedded private network: a second WireGuard peer of this process on a UDP port of this machine, with its
+//! own network stack and services behind it. What `adit demo` connects to.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use adit_path::{Engine, EngineOptions, Flow, Listen, Network, Udp};
+use adit_sim::services::{self, Database, Zone};
+use adit_tunnel::{DnsConfig, HostPort, Prefix};
+use adit_wireguard::{Config, PeerConfig, PresharedKey, PrivateKey, WireGuard};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{Failure, failure};
+
+/// The gateway, which is the DNS server too.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 77, 1);
+/// The member's own address.
+const MEMBER: Ipv4Addr = Ipv4Addr::new(10, 213, 77, 2);
+/// `staging-db.internal`
+const DATABASE: Ipv4Addr = Ipv4Addr::new(10, 213, 77, 12);
+/// `api.internal`
+const API: Ipv4Addr = Ipv4Addr::new(10, 213, 77, 80);
+
+/// The domain of the embedded network.
+pub const DOMAIN: &str = "internal";
+/// The database server.
+pub const DATABASE_NAME: &str = "staging-db.internal";
+/// The HTTP server.
+pub const API_NAME: &str = "api.internal";
+
+/// Connections that the services serve at the same time; further ones are refused.
+const MAX_CONNECTIONS: usize = 64;
+
+/// A running private network. Dropping it ends it.
+pub struct Embedded {
+    engine: Arc<Engine<WireGuard>>,
+    member: Config,
+    services: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    /// Starts the server's side: fresh keys, a UDP port, a network stack, a DNS server for `internal`, a
+    /// PostgreSQL server at `staging-db.internal:5432` and an HTTP server at `api.internal:80`.
+    ///
+    /// # Errors
+    /// Of the system: no sockets, threads or randomness.
+    pub fn start() -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            failure::of("env.socket", "the embedded network cannot be started").seen(error.to_string())
+        };
+        let port = free_port().map_err(failed)?;
+        let (server, member) = configs(port).map_err(failed)?;
+        let seed = getrandom::u64().map_err(|error| failed(io::Error::other(error.to_string())))?;
+        let tunnel = WireGuard::new(server, seed, Instant::now());
+        let engine = Arc::new(Engine::start(tunnel, EngineOptions::default()).map_err(failed)?);
+        let services = serve(engine.clone()).map_err(failed)?;
+        Ok(Self { engine, member, services: Some(services) })
+    }
+
+    /// The configuration of a member, as it would stand in a wg-quick file.
+    pub fn member(&self) -> Config {
+        self.member.clone()
+    }
+
+    /// Where the server listens.
+    pub fn endpoint(&self) -> String {
+        let endpoint = self.member.peers.first().and_then(|peer| peer.endpoint.as_ref());
+        endpoint.map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.services.take() {
+            drop(stop);
+            // A panic there was printed by its thread; there is nothing left to do about it.
+            let _ended = thread.join();
+        }
+        self.engine.shutdown();
+    }
+}
+
+/// A UDP port that is free on all addresses.
+fn free_port() -> io::Result<u16> {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr().map(|address| address.port())
+}
+
+/// Both ends of one tunnel, with fresh keys.
+fn configs(port: u16) -> io::Result<(Config, Config)> {
+    let random = || -> io::Result<[u8; 32]> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(bytes)
+    };
+    let host = |address: Ipv4Addr| Prefix::host(IpAddr::V4(address));
+    let lan = Prefix::new(IpAddr::V4(GATEWAY), 24).map(|prefix| prefix.network());
+    let mut server = Config::new(PrivateKey::from_bytes(random()?));
+    let mut member = Config::new(PrivateKey::from_bytes(random()?));
+    let preshared = PresharedKey::from_bytes(random()?);
+
+    server.listen_port = Some(port);
+    server.addresses = vec![host(GATEWAY), host(DATABASE), host(API)];
+    server.peers = vec![PeerConfig {
+        preshared_key: Some(preshared.clone()),
+        allowed_ips: vec![host(MEMBER)],
+        ..PeerConfig::new(member.private_key.public_key())
+    }];
+    member.addresses = vec![host(MEMBER)];
+    member.dns = DnsConfig {
+        servers: vec![IpAddr::V4(GATEWAY)],
+        search: vec![DOMAIN.to_owned()],
+        ..DnsConfig::default()
+    };
+    member.peers = vec![PeerConfig {
+        preshared_key: Some(preshared),
+        endpoint: Some(HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port }),
+        allowed_ips: lan.into_iter().collect(),
+        ..PeerConfig::new(server.private_key.public_key())
+    }];
+    Ok((server, member))
+}
+
+/// Runs the services on a thread of their own until the sender is dropped.
+fn serve(network: Arc<dyn Network>) -> io::Result<(oneshot::Sender<()>, JoinHandle<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    // The listeners must be there before the first question comes.
+    let zone = Arc::new(
+        Zone::new(DOMAIN)
+            .name("gateway.internal", [IpAddr::V4(GATEWAY)])
+            .name(DATABASE_NAME, [IpAddr::V4(DATABASE)])
+            .name(API_NAME, [IpAddr::V4(API)]),
+    );
+    let database = Arc::new(Database::default());
+    runtime.block_on(async {
+        let socket =
+            network.udp(Udp { port: 53, peer: None }).await.map_err(io::Error::other)?.into_socket()?;
+        let names = zone.clone();
+        tokio::spawn(async move { services::dns_udp(&socket, &names).await });
+        listen(&*network, 53, GATEWAY, move |flow| {
+            let zone = zone.clone();
+            async move { services::dns_tcp(flow.into_stream()?, &zone).await }
+        })
+        .await?;
+        listen(&*network, 5432, DATABASE, move |flow| {
+            let database = database.clone();
+            async move { services::postgres(flow.into_stream()?, &database).await }
+        })
+        .await?;
+        listen(&*network, 80, API, |flow| async move { services::http(flow.into_stream()?, API_NAME).await })
+            .await
+    })?;
+    let thread = thread::Builder::new().name("adit-demo".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let _dropped = stopped.await;
+        });
+    })?;
+    Ok((stop, thread))
+}
+
+/// Serves the connections to one address and port; other addresses of the network refuse the port.
+async fn listen<F>(
+    network: &dyn Network,
+    port: u16,
+    address: Ipv4Addr,
+    serve: impl Fn(Flow) -> F + Send + 'static,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let mut listener = network.listen(port, Listen::default()).await.map_err(io::Error::other)?;
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    tokio::spawn(async move {
+        while let Some(incoming) = listener.next().await {
+            let place = free.clone().try_acquire_owned();
+            let (true, Ok(place)) = (incoming.local().ip() == IpAddr::V4(address), place) else {
+                incoming.refuse();
+                continue;
+            };
+            let Ok(flow) = incoming.accept().await else { continue };
+            let served = serve(flow);
+            tokio::spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::debug!(%error, port, "a connection ended");
+                }
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_path::{ConnectFailure, Query, ResolveFailure};
+    use adit_verify::{NetworkDialer, Plan, Verified, verify};
+
+    use super::*;
+    use crate::session::{Session, runtime};
+
+    #[test]
+    fn a_member_of_the_embedded_network_reaches_its_services_and_nothing_else() {
+        let embedded = Embedded::start().unwrap();
+        let session = Session::start(embedded.member(), EngineOptions::default()).unwrap();
+        let network = session.network();
+        runtime().unwrap().block_on(async {
+            let targets = [
+                "tcp://staging-db.internal:5432,postgres",
+                "http://api.internal/healthz",
+                "icmp://10.213.77.1",
+            ];
+            let targets = targets.iter().map(|text| text.parse().unwrap()).collect();
+            let plan =
+                Plan { provider: Some("wireguard".to_owned()), ..Plan::new(targets, "2026-01-01T00:00:00Z") };
+            let dialer = NetworkDialer::new(network.clone());
+            let report = verify(&*network, &dialer, &plan, &|_| {}).await;
+            assert_eq!((report.ok, report.verified), (true, Verified::Targets), "{report:#?}");
+
+            let refused = network.connect((DATABASE, 80).into(), adit_path::Connect::default()).await;
+            assert_eq!(refused.unwrap_err(), ConnectFailure::Refused);
+            let missing = network.resolve(Query::addresses("nowhere.internal")).await;
+            assert!(matches!(missing, Err(ResolveFailure::NoSuchName { .. })), "{missing:?}");
+        });
+        session.shutdown();
+        let port = embedded.member().peers[0].endpoint.clone().unwrap().port;
+        drop(embedded);
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free again");
+    }
+
+    #[test]
+    fn a_key_that_the_embedded_server_does_not_know_gets_no_answer() {
+        let embedded = Embedded::start().unwrap();
+        let mut stranger = embedded.member();
+        stranger.private_key = PrivateKey::from_bytes([7; 32]);
+        let session = Session::start(stranger, EngineOptions::default()).unwrap();
+        let network = session.network();
+        let report = runtime().unwrap().block_on(async {
+            let plan = Plan {
+                provider: Some("wireguard".to_owned()),
+                ..Plan::new(Vec::new(), "2026-01-01T00:00:00Z")
+            };
+            let dialer = NetworkDialer::new(network.clone());
+            verify(&*network, &dialer, &plan, &|_| {}).await
+        });
+        assert_eq!((report.exit_code, report.failure.unwrap().class.as_str()), (22, "wg.silent"));
+    }
+}
