@@ -27,11 +27,7 @@ impl Access {
         if let Some(client) = attach(&context.global).await? {
             return Ok(Self::Attached(Arc::new(client)));
         }
-        let profile = Profile::load(context, connect)?;
-        for warning in &profile.warnings {
-            context.ui.warning(warning);
-        }
-        let session = Session::start(profile.wireguard, EngineOptions::default())?;
+        let (profile, session) = start(context, connect)?;
         session.up(profile.timeout).await?;
         Ok(Self::Private(Box::new(session)))
     }
@@ -51,6 +47,16 @@ impl Access {
             Self::Private(session) => session.shutdown(),
         }
     }
+}
+
+/// Starts a session of this process, which connects by itself.
+pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile, Session), Failure> {
+    let profile = Profile::load(context, connect)?;
+    for warning in &profile.warnings {
+        context.ui.warning(warning);
+    }
+    let session = Session::start(profile.wireguard.clone(), EngineOptions::default())?;
+    Ok((profile, session))
 }
 
 /// Attaches to the running `adit up` that the flags mean, if there is one.

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use adit_intercept::hygiene;
 use adit_path::{BoxFuture, Network};
 use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
@@ -19,34 +20,74 @@ use crate::cli::{Context, Format, Global};
 use crate::daemon::Verifier;
 use crate::output::Ui;
 use crate::profile::Profile;
+use crate::session::Session;
 use crate::{failure, machine};
 
 /// How long a cheap check may take.
 const CHEAP: Duration = Duration::from_secs(10);
 
-/// What `profile` wants verified.
-pub(crate) fn plan(profile: &Profile, public_key: &str) -> Result<Plan, Failure> {
-    let targets = profile.targets.iter().map(|text| text.parse().map_err(|error| bad_target(&error)));
-    let targets = targets.collect::<Result<Vec<Target>, Failure>>()?;
-    // Reading the system's authorities takes a while that most targets need not wait for.
-    let tls = profile.targets.iter().any(|text| text.starts_with("https") || text.ends_with(",tls"));
-    let trust = match tls {
-        true => Some(Trust::load(None, true).map_err(|error| {
+/// What is to be verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The profile's name.
+    pub(crate) profile: String,
+    /// The targets, as they were written.
+    pub(crate) targets: Vec<String>,
+    /// The time for all of it.
+    pub(crate) timeout: Duration,
+    /// Our own public key, for advice; `None` where another process owns the tunnel.
+    pub(crate) identity: Option<String>,
+}
+
+impl Wanted {
+    /// What a profile asks for.
+    pub(crate) fn of(profile: &Profile, session: &Session) -> Self {
+        Self {
+            profile: profile.name.clone(),
+            targets: profile.targets.clone(),
+            timeout: profile.timeout,
+            identity: Some(session.public_key().to_owned()),
+        }
+    }
+
+    /// The plan.
+    ///
+    /// # Errors
+    /// A target is malformed, or the authorities cannot be read.
+    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
+        let targets = self.targets.iter().map(|text| text.parse().map_err(|error| bad_target(&error)));
+        let targets = targets.collect::<Result<Vec<Target>, Failure>>()?;
+        // Reading the system's authorities takes a while that most targets need not wait for.
+        let tls = self.targets.iter().any(|text| text.starts_with("https") || text.ends_with(",tls"));
+        let trust = tls.then(|| Trust::load(None, true)).transpose().map_err(|error| {
             failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
-        })?),
-        false => None,
-    };
-    let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
-    Ok(Plan {
-        timeout: profile.timeout,
-        trust,
-        profile: Some(profile.name.clone()),
-        provider: Some("wireguard".to_owned()),
-        identity: Some(public_key.to_owned()),
-        local_networks: machine::networks(),
-        before: [Stage::Env, Stage::Config, Stage::Credential].map(passed).to_vec(),
-        ..Plan::new(targets, now())
-    })
+        })?;
+        let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
+        // A command that attaches has not seen these stages.
+        let own = self.identity.is_some();
+        let before = [Stage::Env, Stage::Config, Stage::Credential].map(passed);
+        Ok(Plan {
+            timeout: self.timeout,
+            trust,
+            profile: Some(self.profile.clone()),
+            provider: Some("wireguard".to_owned()),
+            identity: self.identity.clone(),
+            local_networks: machine::networks(),
+            before: if own { before.to_vec() } else { Vec::new() },
+            ..Plan::new(targets, now())
+        })
+    }
+}
+
+/// Verifies once, showing progress.
+pub(crate) async fn run(
+    context: &Context,
+    network: Arc<dyn Network>,
+    plan: &Plan,
+) -> Result<Report, Failure> {
+    let reporter = Reporter::new(context)?;
+    let dialer = NetworkDialer::new(Arc::clone(&network));
+    Ok(adit_verify::verify(&*network, &dialer, plan, &reporter).await)
 }
 
 fn bad_target(error: &TargetError) -> Failure {
@@ -108,9 +149,8 @@ fn open(destination: &str) -> Result<Box<dyn Write + Send>, Failure> {
         return Ok(Box::new(io::stdout()));
     }
     if let Some(number) = destination.strip_prefix("fd:") {
-        let number: u32 = number.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
-        let file = OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}")).map_err(failed)?;
-        return Ok(Box::new(file));
+        let number = number.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        return Ok(Box::new(File::from(hygiene::take_descriptor(number).map_err(failed)?)));
     }
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(destination);
     Ok(Box::new(file.map_err(failed)?))
@@ -157,7 +197,7 @@ pub(crate) struct Repeated {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) plan: Plan,
     /// The first verification is shown, later ones are not.
-    pub(crate) reporter: Mutex<Option<Reporter>>,
+    pub(crate) reporter: Mutex<Option<Arc<Reporter>>>,
 }
 
 impl Verifier for Repeated {
@@ -171,7 +211,7 @@ impl Verifier for Repeated {
         Box::pin(async move {
             let dialer = NetworkDialer::new(Arc::clone(&self.network));
             match reporter {
-                Some(reporter) => adit_verify::verify(&*self.network, &dialer, &plan, &reporter).await,
+                Some(reporter) => adit_verify::verify(&*self.network, &dialer, &plan, &*reporter).await,
                 None => adit_verify::verify(&*self.network, &dialer, &plan, &|_| {}).await,
             }
         })

@@ -216,6 +216,53 @@ fn a_profile_brings_its_fronts_and_is_found_again_without_its_name() {
     assert_eq!(lab.leftovers(), Vec::<String>::new());
 }
 
+/// A program that knows nothing of adit, and asks the echo service.
+const PROGRAM: [&str; 4] =
+    ["--", "bash", "-c", "exec 3<>/dev/tcp/10.77.0.1/7 && echo unmodified >&3 && head -n 1 <&3; exit 7"];
+
+#[test]
+fn programs_run_in_a_running_up_and_without_one() {
+    let lab = Lab::new("exec");
+    let exec = |flags: &[&str]| {
+        let output = lab.run(&[&["exec"], flags, &PROGRAM].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let private = ["--config", "lab.conf", "--target", "tcp://10.77.0.1:7"];
+    let (code, out, err) = exec(&private);
+    assert_eq!((code, out.as_str()), (Some(7), "unmodified\n"), "{err}");
+    let (code, out, err) = exec(&["--config", "lab.conf", "--target", "tcp://10.77.0.1:9"]);
+    assert_eq!((code, out.as_str()), (Some(125), ""), "the program does not run: {err}");
+    assert!(err.contains("[target.refused]"), "{err}");
+
+    lab.ok(&["up", "--config", "lab.conf", "--detach"]);
+    let (code, out, err) = exec(&[]);
+    assert_eq!((code, out.as_str()), (Some(7), "unmodified\n"), "{err}");
+    let (code, ..) = exec(&["--target", "tcp://10.77.0.1:9"]);
+    assert_eq!(code, Some(125));
+}
+
+#[test]
+fn targets_are_verified_in_a_running_up_and_without_one() {
+    let lab = Lab::new("verify");
+    let verify = |flags: &[&str]| {
+        let output = lab.run(&[&["verify", "--json"], flags].concat());
+        let report = serde_json::from_slice(&output.stdout).unwrap_or(serde_json::Value::Null);
+        (output.status.code(), report, text(&output.stderr))
+    };
+    let (code, report, err) = verify(&["--config", "lab.conf", "--target", "tcp://10.77.0.1:7"]);
+    assert_eq!((code, report["verified"].as_str()), (Some(0), Some("targets")), "{err}");
+    let (code, report, err) = verify(&["--config", "lab.conf"]);
+    assert_eq!((code, report["verified"].as_str()), (Some(0), Some("tunnel-only")), "{err}");
+    let (code, report, err) = verify(&["--config", "lab.conf", "--target", "tcp://10.77.0.1:9"]);
+    assert_eq!((code, report["failure"]["class"].as_str()), (Some(31), Some("target.refused")), "{err}");
+
+    lab.ok(&["up", "--config", "lab.conf", "--detach", "--target", "tcp://10.77.0.1:7"]);
+    let (code, report, err) = verify(&[]);
+    assert_eq!((code, report["verified"].as_str()), (Some(0), Some("targets")), "{err}");
+    let (code, report, err) = verify(&["--target", "tcp://10.77.0.1:9"]);
+    assert_eq!((code, report["failure"]["class"].as_str()), (Some(31), Some("target.refused")), "{err}");
+}
+
 #[test]
 fn a_detached_up_holds_no_stream_of_its_caller() {
     let lab = Lab::new("streams");

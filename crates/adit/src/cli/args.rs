@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, StatusArgs, UpArgs};
+use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, StatusArgs, UpArgs, VerifyArgs};
 use crate::config::{Mode, duration};
 
 const STYLES: Styles = Styles::styled()
@@ -197,6 +197,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Connect, verify, and keep the network up
     Up(Box<UpArgs>),
+    /// Verify that the network and its services answer
+    Verify(Box<VerifyArgs>),
     /// End a running `adit up`
     Down,
     /// Show a running `adit up`

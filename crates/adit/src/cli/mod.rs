@@ -101,6 +101,7 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
         Command::Exec(args) => return commands::exec::run(context, args),
         Command::Config(command) => commands::config::run(context, command),
         Command::Up(args) => return commands::up::run(context, args),
+        Command::Verify(args) => commands::verify::run(context, args),
         Command::Down => commands::down::run(context),
         Command::Status(args) => commands::status::run(context, args),
         Command::Forward(args) => commands::forward::run(context, args),

@@ -67,6 +67,33 @@ pub struct FrontArgs {
     pub proxy_auth: Option<RawSource>,
 }
 
+/// `adit verify`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit verify --config lab.conf --target tcp://db.internal:5432,postgres
+  adit verify --target https://api.internal/healthz --wait 60s
+  adit verify --json
+
+A running `adit up` is verified where there is one; without --target its own targets are.")]
+pub struct VerifyArgs {
+    /// How to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Keep trying targets that are not there yet for this long
+    #[arg(long, env = "ADIT_WAIT", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
+    pub wait: Option<Duration>,
+    /// Watch for this long that everything stays as it is
+    #[arg(long, env = "ADIT_STABLE", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
+    pub stable: Option<Duration>,
+    /// What must hold beyond answers: target, direct, rtt_ms=N
+    #[arg(long, env = "ADIT_REQUIRE", hide_env = true, value_name = "LIST", value_delimiter = ',')]
+    pub require: Vec<String>,
+    /// Measure the round-trip time and the largest packet
+    #[arg(long, env = "ADIT_QUALITY", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub quality: bool,
+}
+
 /// `adit status`
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {

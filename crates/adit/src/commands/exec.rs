@@ -4,26 +4,27 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use adit_intercept::{LaunchFailure, Launcher, Options, Program};
-use adit_path::{EngineOptions, Network, Status};
+use adit_path::{Network, Status};
 
 use crate::cli::{Context, ExecArgs};
-use crate::profile::Profile;
-use crate::session::Session;
-use crate::{Failure, failure};
+use crate::commands::verify::{Verified, verified};
+use crate::{Failure, failure, session};
 
 /// Connects, verifies, runs the program, and returns its exit code.
 pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure> {
-    let profile = Profile::load(context, &args.connect)?;
-    for warning in &profile.warnings {
-        context.ui.warning(warning);
-    }
-    let session = Session::start(profile.wireguard.clone(), EngineOptions::default())?;
-    let runtime = crate::session::runtime()?;
-    let status = runtime.block_on(session.up(profile.timeout))?;
-    let program = Program { argv: args.command.clone(), env: environment(&profile, &status), cwd: None };
-    let code = launch(session.network(), &program);
-    session.shutdown();
-    code
+    session::runtime()?.block_on(async {
+        let Verified { access, profile, secrets } = match verified(context, &args.connect).await? {
+            Ok(verified) => verified,
+            Err(exit) => return Ok(exit.code()),
+        };
+        let network = access.network();
+        let environment = environment(&profile, &secrets, &network.status().borrow());
+        let program = Program { argv: args.command.clone(), env: environment, cwd: None };
+        // The runtime serves the network meanwhile.
+        let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
+        access.close();
+        code.unwrap_or_else(|error| Err(failure::internal(format!("the supervisor failed: {error}"))))
+    })
 }
 
 /// Runs a program by system call interception; returns its code.
@@ -51,14 +52,14 @@ fn not_started(error: &LaunchFailure) -> Failure {
 }
 
 /// Our own environment without what concerns adit alone, and with what the program may want to know.
-fn environment(profile: &Profile, status: &Status) -> Vec<(OsString, OsString)> {
-    let secret = |name: &str| profile.settings.secret_variables().any(|variable| variable == name);
+fn environment(profile: &str, secrets: &[String], status: &Status) -> Vec<(OsString, OsString)> {
+    let secret = |name: &str| secrets.iter().any(|variable| variable == name);
     let inherited = std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy();
         !is_private(&name) && !secret(&name)
     });
     let mut environment: Vec<_> = inherited.collect();
-    environment.push(("ADIT_PROFILE".into(), profile.name.clone().into()));
+    environment.push(("ADIT_PROFILE".into(), profile.into()));
     let addresses = status.config.iter().flat_map(|config| &config.addresses);
     for address in addresses.map(|prefix| prefix.address()) {
         let name = if address.is_ipv4() { "ADIT_ADDR4" } else { "ADIT_ADDR6" };

@@ -14,6 +14,7 @@ pub(crate) mod ping;
 pub(crate) mod proxy;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod verify;
 pub(crate) mod version;
 
 use adit_providers::{Reader, SecretSource, SourceError};

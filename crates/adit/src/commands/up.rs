@@ -21,7 +21,7 @@ use crate::daemon::{self, Daemon, Detached, Identity, Parent};
 use crate::fronts::{Credentials, ExposeSpec, ForwardSpec};
 use crate::profile::Profile;
 use crate::session::{Session, runtime};
-use crate::verification::{self, Repeated, Reporter};
+use crate::verification::{self, Repeated, Reporter, Wanted};
 use crate::{Exit, Failure, failure};
 
 /// How often a detached process looks whether its parent still waits for it.
@@ -38,16 +38,17 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
         daemon::become_session_leader()
             .map_err(|error| system("the process cannot leave its session", &error))?;
     }
+    let reporter = Arc::new(Reporter::new(context)?);
     let profile = load(context, args)?;
     fronts.complete(&profile.settings);
     let path = socket_path(&context.global, &profile.name)?;
     let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
     let session = Session::start(profile.wireguard.clone(), EngineOptions::default())?;
-    let plan = verification::plan(&profile, session.public_key())?;
+    let plan = Wanted::of(&profile, &session).plan()?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
-        let up = Up { context, args, fronts, session: &session, socket: &socket };
+        let up = Up { context, args, fronts, session: &session, socket: &socket, reporter };
         up.run(&profile, plan, parent).await
     });
     session.shutdown();
@@ -152,6 +153,7 @@ struct Up<'a> {
     fronts: Fronts,
     session: &'a Session,
     socket: &'a ControlSocket,
+    reporter: Arc<Reporter>,
 }
 
 impl Up<'_> {
@@ -162,7 +164,7 @@ impl Up<'_> {
             provider: "wireguard".to_owned(),
             mode: Mode::Userspace.word().to_owned(),
         };
-        let reporter = Mutex::new(Some(Reporter::new(self.context)?));
+        let reporter = Mutex::new(Some(Arc::clone(&self.reporter)));
         let verifier = Repeated { network: Arc::clone(&network), plan, reporter };
         let daemon = Daemon::new(network, Box::new(verifier), identity);
         self.open_fronts(&daemon).await?;
@@ -209,7 +211,7 @@ impl Up<'_> {
 
     /// Serves until something ends it.
     async fn stay(&self, daemon: &Daemon) -> Result<Exit, Failure> {
-        let reporter = Reporter::new(self.context)?;
+        let reporter = &*self.reporter;
         let notice = |change, report: &Report| {
             reporter.notice(match (change, &report.failure) {
                 (Change::Degraded, Some(failure)) => Event::Degraded(failure.clone()),

@@ -5,8 +5,10 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +18,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 const MAX_PATH: usize = 107;
 /// Connections that the kernel holds before the daemon accepts them.
 const BACKLOG: i32 = 128;
+/// How long a daemon that was killed may hold its lock.
+const DYING: Duration = Duration::from_secs(1);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +139,7 @@ impl ControlSocket {
         let mut lock_path = path.as_os_str().to_owned();
         lock_path.push(".lock");
         let lock_path = PathBuf::from(lock_path);
-        let lock = lock(&lock_path)?;
+        let lock = patient_lock(&lock_path, path)?;
         Ok(Self { path: path.to_owned(), lock_path, _lock: lock })
     }
 
@@ -170,6 +174,22 @@ fn bind(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// Locks. A lock whose socket nobody serves belongs to a process that is starting or dying: a killed one closes
+/// its descriptors in no particular order, and the lock may be the last.
+fn patient_lock(lock_path: &Path, socket: &Path) -> Result<File, SocketError> {
+    let began = Instant::now();
+    loop {
+        match lock(lock_path) {
+            Err(SocketError::Running { .. })
+                if began.elapsed() < DYING && UnixStream::connect(socket).is_err() =>
+            {
+                thread::sleep(DYING / 50);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Opens and locks the file that stands for a living daemon, and writes our process id into it.
@@ -211,7 +231,6 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::control::testing::Scratch;
@@ -231,7 +250,8 @@ mod tests {
     fn a_second_daemon_is_told_of_the_first() {
         let scratch = Scratch::new("second");
         let path = scratch.path().join("lab.sock");
-        let _first = ControlSocket::claim(&path).unwrap();
+        let first = ControlSocket::claim(&path).unwrap();
+        let _served = first.bind().unwrap();
         match ControlSocket::claim(&path) {
             Err(SocketError::Running { pid }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
@@ -252,6 +272,16 @@ mod tests {
         let alive = ControlSocket::claim(&path).unwrap();
         let _listener = alive.bind().unwrap();
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_is_dying_is_waited_for() {
+        let scratch = Scratch::new("dying");
+        let path = scratch.path().join("lab.sock");
+        let dying = ControlSocket::claim(&path).unwrap();
+        let waiting = thread::spawn(move || ControlSocket::claim(&path));
+        drop(dying);
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]

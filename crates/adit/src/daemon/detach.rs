@@ -12,6 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use adit_intercept::hygiene;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
@@ -60,9 +61,8 @@ impl Parent {
     /// The parent, if this process was started by [`Detached::start`]. The variable is not handed on.
     pub fn find() -> io::Result<Option<Self>> {
         let Ok(number) = std::env::var(VARIABLE) else { return Ok(None) };
-        let number: u32 = number.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let pipe = OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}"))?;
-        Ok(Some(Self(pipe)))
+        let number = number.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(Some(Self(hygiene::take_descriptor(number)?.into())))
     }
 
     /// Whether the parent is gone, so that nobody hears how the start goes.

@@ -1,0 +1,139 @@
+//! `adit verify`, and the verification before a program runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_path::{Network as _, Phase};
+use adit_verify::{Exit, Plan, Report, RequirementError, Stage};
+
+use crate::access::{self, Access};
+use crate::cli::{ConnectArgs, Context, VerifyArgs};
+use crate::control::Client;
+use crate::failure::Words;
+use crate::session::runtime;
+use crate::verification::{self, Wanted};
+use crate::{Failure, failure};
+
+/// How long verifying through a running `adit up` may take, unless said otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Verifies a running `adit up`, or a session of its own.
+pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Failure> {
+    let require = args
+        .require
+        .iter()
+        .map(|text| text.parse().map_err(|error: RequirementError| failure::usage(error.to_string())));
+    let require = require.collect::<Result<Vec<_>, Failure>>()?;
+    let complete = |plan: Plan| Plan {
+        wait: args.wait,
+        stable: args.stable,
+        quality: args.quality || !require.is_empty(),
+        require: require.clone(),
+        ..plan
+    };
+    let plain = args.wait.is_none() && args.stable.is_none() && !args.quality && require.is_empty();
+    runtime()?.block_on(async {
+        let report = match access::attach(&context.global).await? {
+            Some(client) => {
+                let wanted = wanted(context, &args.connect, &client).await?;
+                if wanted.targets.is_empty() && plain {
+                    by_the_daemon(&client).await?
+                } else {
+                    verification::run(context, Arc::new(client), &complete(wanted.plan()?)).await?
+                }
+            }
+            None => {
+                let (profile, session) = access::start(context, &args.connect)?;
+                let plan = complete(Wanted::of(&profile, &session).plan()?);
+                let report = verification::run(context, session.network(), &plan).await;
+                session.shutdown();
+                report?
+            }
+        };
+        verification::publish(context, &report)
+    })
+}
+
+/// What the flags want verified of a running `adit up`.
+async fn wanted(context: &Context, connect: &ConnectArgs, client: &Client) -> Result<Wanted, Failure> {
+    let info = client.info().await.map_err(|error| access::failed(&error))?;
+    let overrides = context.overrides(connect, None)?;
+    Ok(Wanted {
+        profile: info.profile,
+        targets: overrides.targets.map(|targets| targets.value).unwrap_or_default(),
+        timeout: connect.timeout.unwrap_or(TIMEOUT),
+        identity: None,
+    })
+}
+
+/// The daemon knows its own targets.
+async fn by_the_daemon(client: &Client) -> Result<Report, Failure> {
+    let report = client.verify().await.map_err(|error| access::failed(&error))?;
+    serde_json::from_value(report).map_err(|error| {
+        failure::of(
+            "env.daemon_gone",
+            "the running `adit up` gave a report that this version does not understand",
+        )
+        .seen(error.to_string())
+    })
+}
+
+/// A network whose targets have answered.
+pub(crate) struct Verified {
+    pub(crate) access: Access,
+    /// The profile's name.
+    pub(crate) profile: String,
+    /// The variables that held secrets.
+    pub(crate) secrets: Vec<String>,
+}
+
+/// Attaches or connects, and verifies for a command that runs a program. What a running `adit up` has verified
+/// is not verified again. `Err` inside is the exit code: the report has been printed.
+pub(crate) async fn verified(
+    context: &Context,
+    connect: &ConnectArgs,
+) -> Result<Result<Verified, Exit>, Failure> {
+    let (access, wanted, secrets) = match access::attach(&context.global).await? {
+        Some(client) => {
+            let wanted = wanted(context, connect, &client).await?;
+            if wanted.targets.is_empty() {
+                is_up(&client)?;
+                let profile = wanted.profile;
+                return Ok(Ok(Verified {
+                    access: Access::Attached(Arc::new(client)),
+                    profile,
+                    secrets: Vec::new(),
+                }));
+            }
+            (Access::Attached(Arc::new(client)), wanted, Vec::new())
+        }
+        None => {
+            let (profile, session) = access::start(context, connect)?;
+            let wanted = Wanted::of(&profile, &session);
+            let secrets = profile.settings.secret_variables().map(str::to_owned).collect();
+            (Access::Private(Box::new(session)), wanted, secrets)
+        }
+    };
+    let report = verification::run(context, access.network(), &wanted.plan()?).await?;
+    if report.ok {
+        for warning in &report.warnings {
+            context.ui.note(&format!("! warning  {}  [{}]", warning.summary, warning.class));
+        }
+        return Ok(Ok(Verified { access, profile: wanted.profile, secrets }));
+    }
+    verification::publish(context, &report)?;
+    access.close();
+    // Every other code is the program's.
+    Ok(Err(Exit::ExecFailed))
+}
+
+/// A network that is down now would only make the program fail.
+fn is_up(client: &Client) -> Result<(), Failure> {
+    let status = client.status();
+    let status = status.borrow();
+    match (&status.fault, status.phase) {
+        (_, Phase::Up) => Ok(()),
+        (Some(fault), _) => Err(Failure::of_fault(fault, Stage::Handshake, &Words::default())),
+        (None, phase) => Err(failure::of("tunnel.down", format!("the network is {phase:?}").to_lowercase())),
+    }
+}
