@@ -9,14 +9,15 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use adit_netstack::{Budget, StackConfig};
-use adit_tunnel::{Prefix, PrefixTable, Tunnel};
+use adit_netstack::Budget;
+use adit_tunnel::{NetConfig, Prefix, PrefixTable, Tunnel};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::driver::{Driver, Mailbox, Notice, Request, Ticket};
+use crate::driver::{Driver, Gone, Mailbox, Notice, Request, Ticket};
 use crate::{
     Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, Listen, ListenFailure, Listener, Network,
-    Ownership, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp, UdpFailure, UdpFlow,
+    Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, TunOptions, Udp,
+    UdpFailure, UdpFlow, system,
 };
 
 /// How long [`Network::status`] waits for fresh counters before it hands out what it has.
@@ -36,6 +37,8 @@ pub struct EngineOptions {
 pub enum End {
     /// The netstack of this process.
     Stack(StackOptions),
+    /// A TUN device: programs use it without knowing. Needs `CAP_NET_ADMIN`.
+    Tun(TunOptions),
 }
 
 impl Default for End {
@@ -60,6 +63,9 @@ pub struct Engine<T: Tunnel> {
     status: watch::Receiver<Status>,
     ownership: watch::Receiver<Ownership>,
     tickets: AtomicU64,
+    /// Questions are for the kernel, which a TUN device serves, and not for the driver.
+    system: bool,
+    allowed: Option<PrefixTable<()>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -80,7 +86,6 @@ impl<T: Tunnel + Send + 'static> Engine<T> {
     /// # Errors
     /// Of the system: no more descriptors, no thread, no randomness.
     pub fn start(tunnel: T, options: EngineOptions) -> io::Result<Self> {
-        let End::Stack(StackOptions { budget }) = options.end;
         let seed = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
         let allowed = options.allow.map(|prefixes| {
             let mut table = PrefixTable::default();
@@ -89,7 +94,8 @@ impl<T: Tunnel + Send + 'static> Engine<T> {
             }
             table
         });
-        let (driver, parts) = Driver::new(tunnel, StackConfig { seed, budget }, allowed)?;
+        let system = matches!(options.end, End::Tun(_));
+        let (driver, parts) = Driver::new(tunnel, seed, options.end, allowed.clone())?;
         let thread = thread::Builder::new().name("adit-driver".to_owned()).spawn(move || driver.run())?;
         Ok(Self {
             mailbox: parts.mailbox,
@@ -97,6 +103,8 @@ impl<T: Tunnel + Send + 'static> Engine<T> {
             status: parts.status,
             ownership: parts.ownership,
             tickets: AtomicU64::new(0),
+            system,
+            allowed,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -128,6 +136,56 @@ impl<T: Tunnel> Engine<T> {
         }
     }
 
+    /// What the kernel must know to answer in the driver's place: the configuration, once it is there.
+    async fn configured(&self) -> Result<NetConfig, Gone> {
+        let mut status = self.status.clone();
+        let known = status.wait_for(|status| {
+            status.config.is_some() || matches!(status.phase, Phase::Failed | Phase::Closed)
+        });
+        let Ok(status) = known.await else { return Err(Gone::Closed) };
+        match (status.phase, &status.fault, &status.config) {
+            (Phase::Failed, Some(fault), _) => Err(Gone::Down(fault.clone())),
+            (Phase::Failed | Phase::Closed, _, _) | (_, _, None) => Err(Gone::Closed),
+            (_, _, Some(config)) => Ok(config.clone()),
+        }
+    }
+
+    /// Whether a destination may be reached, by the routes and by the allow list.
+    fn admit(&self, to: IpAddr) -> Result<(), ConnectFailure> {
+        if !self.ownership.borrow().owns_address(to) {
+            return Err(ConnectFailure::NoRoute(to));
+        }
+        match &self.allowed {
+            Some(allowed) if allowed.lookup(to.to_canonical()).is_none() => Err(ConnectFailure::Denied(
+                format!("the profile's allow list has no prefix that covers {to}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn system_connect(&self, to: SocketAddr, options: Connect) -> Result<Flow, ConnectFailure> {
+        self.configured().await?;
+        self.admit(to.ip())?;
+        system::connect(to, options).await
+    }
+
+    async fn system_udp(&self, options: Udp) -> Result<UdpFlow, UdpFailure> {
+        let config = self.configured().await.map_err(|_| UdpFailure::Closed)?;
+        if let Some(peer) = options.peer {
+            self.admit(peer.ip()).map_err(|failure| match failure {
+                ConnectFailure::Denied(why) => UdpFailure::Denied(why),
+                _ => UdpFailure::NoRoute(peer.ip()),
+            })?;
+        }
+        system::open(&addresses(&config), &options)
+    }
+
+    async fn system_ping(&self, to: IpAddr, kind: PingKind) -> Result<Pong, PingFailure> {
+        self.configured().await?;
+        self.admit(to).map_err(|_| PingFailure::NoRoute(to))?;
+        system::ping(to, kind).await
+    }
+
     /// Asks the driver; `None` if it is gone.
     async fn ask<A>(&self, make: impl FnOnce(Ticket, oneshot::Sender<A>) -> Request) -> Option<A> {
         let (reply, answer) = oneshot::channel();
@@ -139,6 +197,10 @@ impl<T: Tunnel> Engine<T> {
         asker.ticket = None;
         answer
     }
+}
+
+fn addresses(config: &NetConfig) -> Vec<IpAddr> {
+    config.addresses.iter().map(Prefix::address).collect()
 }
 
 /// Takes a question back when whoever asked it no longer waits.
@@ -162,6 +224,9 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
 
     fn resolve(&self, query: Query) -> BoxFuture<'_, Result<Answer, ResolveFailure>> {
         Box::pin(async move {
+            if self.system {
+                return system::resolve(self.configured().await?, query).await;
+            }
             let answer = self.ask(|ticket, reply| Request::Resolve { ticket, query, reply }).await;
             answer.unwrap_or(Err(ResolveFailure::Closed))
         })
@@ -170,6 +235,9 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
     fn connect(&self, to: SocketAddr, options: Connect) -> BoxFuture<'_, Result<Flow, ConnectFailure>> {
         let asked = Instant::now();
         Box::pin(async move {
+            if self.system {
+                return self.system_connect(to, options).await;
+            }
             let answer =
                 self.ask(|ticket, reply| Request::Connect { ticket, to, options, asked, reply }).await;
             answer.unwrap_or(Err(ConnectFailure::Closed))
@@ -178,6 +246,9 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
 
     fn udp(&self, options: Udp) -> BoxFuture<'_, Result<UdpFlow, UdpFailure>> {
         Box::pin(async move {
+            if self.system {
+                return self.system_udp(options).await;
+            }
             let answer = self.ask(|_, reply| Request::Udp { options, reply }).await;
             answer.unwrap_or(Err(UdpFailure::Closed))
         })
@@ -185,6 +256,10 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
 
     fn listen(&self, port: u16, options: Listen) -> BoxFuture<'_, Result<Listener, ListenFailure>> {
         Box::pin(async move {
+            if self.system {
+                let config = self.configured().await.map_err(|_| ListenFailure::Closed)?;
+                return system::listen(&addresses(&config), port, options);
+            }
             let answer = self.ask(|_, reply| Request::Listen { port, options, reply }).await;
             answer.unwrap_or(Err(ListenFailure::Closed))
         })
@@ -192,6 +267,9 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
 
     fn ping(&self, to: IpAddr, kind: PingKind) -> BoxFuture<'_, Result<Pong, PingFailure>> {
         Box::pin(async move {
+            if self.system {
+                return self.system_ping(to, kind).await;
+            }
             let answer = self.ask(|_, reply| Request::Ping { to, kind, reply }).await;
             answer.unwrap_or(Err(PingFailure::Closed))
         })

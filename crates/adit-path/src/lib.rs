@@ -10,6 +10,8 @@ mod flow;
 mod network;
 mod ownership;
 mod status;
+mod system;
+mod tun;
 
 pub use engine::{CommandError, End, Engine, EngineOptions, StackOptions};
 pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
@@ -21,3 +23,4 @@ pub use network::{
 };
 pub use ownership::Ownership;
 pub use status::{Counters, Phase, Status};
+pub use tun::{TunError, TunOptions, repair_tun};

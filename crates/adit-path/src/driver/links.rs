@@ -1,7 +1,7 @@
 //! The links of a tunnel: sockets of the machine's own network.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use adit_tunnel::{LinkId, LinkSpec, NetQueue, Transmit, Unreachable};
 use mio::Registry;
@@ -13,6 +13,9 @@ use super::udp::{Arena, Sent, UdpLink};
 
 /// Reports of unreachable destinations that may wait; more of them say nothing new.
 const MAX_REPORTS: usize = 32;
+
+/// Destinations that are remembered.
+const MAX_DESTINATIONS: usize = 64;
 
 #[derive(Debug)]
 enum Link {
@@ -46,6 +49,8 @@ pub(crate) struct Links {
     table: Slab<(LinkId, Link)>,
     keys: Vec<(LinkId, usize)>,
     reports: Vec<Report>,
+    /// Destinations of datagrams so far, the last first.
+    destinations: Vec<IpAddr>,
     pub(crate) traffic: Traffic,
 }
 
@@ -55,6 +60,7 @@ impl Links {
             table: Slab::new(),
             keys: Vec::new(),
             reports: Vec::with_capacity(MAX_REPORTS),
+            destinations: Vec::with_capacity(MAX_DESTINATIONS),
             traffic: Traffic::default(),
         }
     }
@@ -176,8 +182,14 @@ impl Links {
         }
     }
 
-    /// Sends what waits, as far as the sockets take it. Returns whether everything is gone.
-    pub(crate) fn flush(&mut self, registry: &Registry, queue: &mut NetQueue) -> bool {
+    /// Sends what waits, as far as the sockets take it. `protect` hears of every new destination before anything is
+    /// sent to it. Returns whether everything is gone.
+    pub(crate) fn flush(
+        &mut self,
+        registry: &Registry,
+        queue: &mut NetQueue,
+        protect: &mut dyn FnMut(IpAddr),
+    ) -> bool {
         let mut failed = None;
         let mut full = None;
         let empty = queue.flush(|transmit| {
@@ -188,6 +200,11 @@ impl Links {
             };
             match (link, transmit.to) {
                 (Link::Udp(udp), Some(to)) => {
+                    if !self.destinations.contains(&to.ip()) {
+                        self.destinations.truncate(MAX_DESTINATIONS - 1);
+                        self.destinations.insert(0, to.ip());
+                        protect(to.ip());
+                    }
                     send_datagrams(udp, to, &transmit, &mut self.reports, &mut self.traffic)
                 }
                 (Link::Tcp(tcp), None) => {

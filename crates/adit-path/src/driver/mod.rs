@@ -2,7 +2,7 @@
 //! readiness.
 //!
 //! ```text
-//! links ⇄ Tunnel ⇄ Outbox ⇄ packet end (netstack with attached sockets)
+//! links ⇄ Tunnel ⇄ Outbox ⇄ packet end (netstack with attached sockets, or TUN device)
 //! ```
 //!
 //! A turn of the loop receives a bounded batch, feeds it to the packet end at once, lets flows with work move bytes,
@@ -12,6 +12,7 @@
 mod bootstrap;
 mod commands;
 mod datagrams;
+mod end;
 mod endpoints;
 mod flows;
 mod handles;
@@ -27,8 +28,10 @@ mod udp;
 mod watch;
 
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use adit_netstack::{Stack, StackConfig};
 use adit_tunnel::{Deadline, Event, Fault, NetInput, Outbox, PrefixTable, Tunnel};
 use mio::{Events, Poll, Registry, Waker};
 use tokio::sync::{mpsc, watch as watch_channel};
@@ -36,12 +39,16 @@ use tokio::sync::{mpsc, watch as watch_channel};
 use self::bootstrap::Bootstrap;
 use self::commands::{Bell, MAX_REQUESTS};
 pub(crate) use self::commands::{Mailbox, Notice, Request, Ticket};
+use self::end::End;
 use self::links::{Links, Report};
 use self::publish::Publisher;
-use self::stack_end::{Gone, StackEnd};
+pub(crate) use self::stack_end::Gone;
+use self::stack_end::StackEnd;
 use self::token::Source;
 use self::udp::Arena;
 use self::watch::Watch;
+use crate::engine;
+use crate::tun::TunEnd;
 use crate::{Ownership, Status};
 
 /// Capacity of the two sides of the outbox. One receive call while the kernel merges brings 256 KiB.
@@ -73,7 +80,7 @@ pub(crate) struct Driver<T: Tunnel> {
     links: Links,
     out: Outbox,
     arena: Arena,
-    end: StackEnd,
+    end: End,
     bootstrap: Bootstrap,
     watch: Watch,
     bell: Bell,
@@ -92,7 +99,8 @@ impl<T: Tunnel> Driver<T> {
     /// Makes the loop and what its handles need.
     pub(crate) fn new(
         tunnel: T,
-        stack: adit_netstack::StackConfig,
+        seed: u64,
+        end: engine::End,
         allowed: Option<PrefixTable<()>>,
     ) -> io::Result<(Self, Parts<T::Command>)> {
         let poll = Poll::new()?;
@@ -105,9 +113,19 @@ impl<T: Tunnel> Driver<T> {
         let now = Instant::now();
         let (publisher, status) = Publisher::new(now);
         let mailbox = Mailbox { requests: request_sender, notices: notice_sender, bell: bell.clone() };
-        let seed = stack.seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15;
-        let netstack = adit_netstack::Stack::new(stack, now);
-        let end = StackEnd::new(netstack, seed, registry.try_clone()?, mailbox.clone(), allowed);
+        let ends_registry = registry.try_clone()?;
+        let end = match end {
+            engine::End::Stack(options) => {
+                let config = StackConfig { seed, budget: options.budget };
+                let stack = Stack::new(config, now);
+                // The resolver's numbers must not follow from the stack's.
+                let seed = seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15;
+                End::Stack(Box::new(StackEnd::new(stack, seed, ends_registry, mailbox.clone(), allowed)))
+            }
+            engine::End::Tun(options) => {
+                End::Tun(Box::new(TunEnd::new(options, ends_registry, Source::Tun.token())))
+            }
+        };
         let driver = Self {
             tunnel,
             watch: Watch::new(&registry),
@@ -167,6 +185,7 @@ impl<T: Tunnel> Driver<T> {
         match Source::of(event.token()) {
             Some(Source::Waker) | None => {}
             Some(Source::Watch) => self.watch.ready(now),
+            Some(Source::Tun) => self.end.device_ready(),
             Some(Source::Link(key)) => self.links.ready(&self.registry, key, event),
             Some(Source::Stream(key)) => self.end.stream_ready(key, event),
             Some(Source::Datagrams(key)) => self.end.datagrams_ready(key, event),
@@ -178,6 +197,7 @@ impl<T: Tunnel> Driver<T> {
         let more_notices = self.hear(now);
         if self.watch.take_change(now) {
             tracing::debug!("the machine's network changed");
+            self.end.network_changed();
             self.handle_net(now, NetInput::NetworkChanged);
         }
         self.receive(now);
@@ -283,21 +303,31 @@ impl<T: Tunnel> Driver<T> {
             Event::Resolve(name) => self.bootstrap.resolve(name),
             Event::Configured(config) => {
                 self.ownership.send_replace(Ownership::new(&config));
-                self.end.configure(now, &config);
+                let endpoints: Vec<IpAddr> =
+                    self.tunnel.peers(now).iter().filter_map(|peer| Some(peer.endpoint?.ip())).collect();
+                let result = self.end.configure(now, &config, &endpoints);
                 self.publisher.configured(config);
+                if let Err(error) = result {
+                    self.fail(now, Fault::from(&error));
+                }
             }
+            // What has failed for good does not come back by a handshake.
+            Event::Up | Event::Down(_) if self.failed => {}
             Event::Up => {
                 self.publisher.up(now);
                 self.end.nudge(now);
             }
             Event::Down(error) => self.publisher.down(now, Fault::from(&error)),
             Event::Failed(error) => {
-                let fault = Fault::from(&error);
-                self.publisher.failed(now, fault.clone());
-                if !std::mem::replace(&mut self.failed, true) {
-                    self.end.close(now, &Gone::Down(fault));
-                }
+                self.fail(now, Fault::from(&error));
             }
+        }
+    }
+
+    fn fail(&mut self, now: Instant, fault: Fault) {
+        self.publisher.failed(now, fault.clone());
+        if !std::mem::replace(&mut self.failed, true) {
+            self.end.close(now, &Gone::Down(fault));
         }
     }
 
@@ -330,7 +360,7 @@ impl<T: Tunnel> Driver<T> {
         feed(&mut self.end, &mut self.publisher, now, &mut self.out);
         let Self { tunnel, out, end, publisher, .. } = self;
         let mut limited = false;
-        end.transmit(now, &mut |packet| {
+        let more = end.transmit(now, &mut |packet| {
             limited = out.net.free() < MARGIN;
             if limited {
                 return false;
@@ -341,9 +371,10 @@ impl<T: Tunnel> Driver<T> {
             }
             true
         });
-        self.limited = limited;
+        self.limited = limited || more;
         end.take_drops(|reason| publisher.drop(reason));
-        let blocked = !self.links.flush(&self.registry, &mut self.out.net);
+        let mut protect = |address| self.end.protect(address);
+        let blocked = !self.links.flush(&self.registry, &mut self.out.net, &mut protect);
         self.limited |= blocked;
         blocked
     }
@@ -379,7 +410,7 @@ impl<T: Tunnel> Drop for Driver<T> {
 }
 
 /// Hands opened packets to the packet end.
-fn feed(end: &mut StackEnd, publisher: &mut Publisher, now: Instant, out: &mut Outbox) {
+fn feed(end: &mut End, publisher: &mut Publisher, now: Instant, out: &mut Outbox) {
     out.host.drain(|packet| {
         publisher.host_received(packet);
         if let Err(reason) = end.handle_packet(now, packet) {

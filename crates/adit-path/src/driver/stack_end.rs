@@ -309,6 +309,12 @@ impl Request {
     }
 }
 
+impl From<Gone> for ConnectFailure {
+    fn from(gone: Gone) -> Self {
+        Self::from(&gone)
+    }
+}
+
 impl From<&Gone> for ConnectFailure {
     fn from(gone: &Gone) -> Self {
         match gone {
@@ -318,12 +324,24 @@ impl From<&Gone> for ConnectFailure {
     }
 }
 
+impl From<Gone> for ResolveFailure {
+    fn from(gone: Gone) -> Self {
+        Self::from(&gone)
+    }
+}
+
 impl From<&Gone> for ResolveFailure {
     fn from(gone: &Gone) -> Self {
         match gone {
             Gone::Down(fault) => Self::Down(fault.clone()),
             Gone::Closed => Self::Closed,
         }
+    }
+}
+
+impl From<Gone> for PingFailure {
+    fn from(gone: Gone) -> Self {
+        Self::from(&gone)
     }
 }
 

@@ -9,6 +9,8 @@ pub(crate) enum Source {
     Waker,
     /// The machine's own network changed.
     Watch,
+    /// The TUN device.
+    Tun,
     /// A link, by its place in the table and which of its sockets.
     Link(usize),
     /// An attached stream socket.
@@ -23,6 +25,7 @@ impl Source {
         let (kind, key) = match self {
             Self::Waker => (0, 0),
             Self::Watch => (1, 0),
+            Self::Tun => (2, 0),
             Self::Link(key) => (3, key),
             Self::Stream(key) => (4, key),
             Self::Datagrams(key) => (5, key),
@@ -35,6 +38,7 @@ impl Source {
         Some(match token.0 & 7 {
             0 => Self::Waker,
             1 => Self::Watch,
+            2 => Self::Tun,
             3 => Self::Link(key),
             4 => Self::Stream(key),
             5 => Self::Datagrams(key),
@@ -49,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_token_names_its_source() {
-        for source in [Source::Waker, Source::Watch, Source::Link(0), Source::Stream(77)] {
+        for source in [Source::Waker, Source::Watch, Source::Tun, Source::Link(0), Source::Stream(77)] {
             assert_eq!(Source::of(source.token()), Some(source));
         }
         assert_eq!(Source::of(Source::Datagrams(1 << 40).token()), Some(Source::Datagrams(1 << 40)));
