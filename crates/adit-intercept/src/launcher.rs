@@ -95,13 +95,21 @@ impl Launcher {
         Self { network, options }
     }
 
+    /// The backend that works here.
+    ///
+    /// # Errors
+    /// [`LaunchFailure::NoBackend`], with what the probe saw.
+    pub fn backend() -> Result<Backend, LaunchFailure> {
+        probe::backend().map_err(|(class, reason)| LaunchFailure::NoBackend { class, reason })
+    }
+
     /// Starts a program. Standard input, output and error are inherited, and the program stays in our process
     /// group, so that the terminal is its own.
     pub fn spawn(&self, program: &Program) -> Result<Running, LaunchFailure> {
         let system = |what| move |source| LaunchFailure::System { what, source };
         let backend = match self.options.backend {
             Some(backend) => backend,
-            None => probe::backend().map_err(|(class, reason)| LaunchFailure::NoBackend { class, reason })?,
+            None => Self::backend()?,
         };
         let forwarding = match self.options.foreground {
             true => {

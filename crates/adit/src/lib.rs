@@ -12,6 +12,8 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod demo;
+#[cfg(feature = "cli")]
+pub mod dialing;
 pub mod failure;
 pub mod fronts;
 #[cfg(feature = "cli")]

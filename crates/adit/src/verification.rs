@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use adit_intercept::hygiene;
+use adit_intercept::{Launcher, Options};
 use adit_path::{BoxFuture, Network};
 use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
@@ -18,6 +19,7 @@ use adit_verify::{
 
 use crate::cli::{Context, Format, Global};
 use crate::daemon::Verifier;
+use crate::dialing::ExecDialer;
 use crate::output::Ui;
 use crate::profile::Profile;
 use crate::session::Session;
@@ -79,15 +81,34 @@ impl Wanted {
     }
 }
 
+/// How targets are reached while they are verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// By asking the network, as proxies, forwards and the library do.
+    Network,
+    /// From intercepted children, as programs under `exec` do.
+    Exec,
+}
+
 /// Verifies once, showing progress.
 pub(crate) async fn run(
     context: &Context,
     network: Arc<dyn Network>,
     plan: &Plan,
+    through: Through,
 ) -> Result<Report, Failure> {
     let reporter = Reporter::new(context)?;
-    let dialer = NetworkDialer::new(Arc::clone(&network));
-    Ok(adit_verify::verify(&*network, &dialer, plan, &reporter).await)
+    Ok(match through {
+        Through::Network => {
+            let dialer = NetworkDialer::new(Arc::clone(&network));
+            adit_verify::verify(&*network, &dialer, plan, &reporter).await
+        }
+        Through::Exec => {
+            let launcher = Arc::new(Launcher::new(network.clone(), Options::default()));
+            let dialer = ExecDialer::new(launcher, network.clone());
+            adit_verify::verify(&*network, &dialer, plan, &reporter).await
+        }
+    })
 }
 
 fn bad_target(error: &TargetError) -> Failure {

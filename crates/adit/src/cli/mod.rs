@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::commands;
 use crate::output::{Ui, logging};
-use crate::{Exit, Failure, failure};
+use crate::{Exit, Failure, dialing, failure};
 
 /// The definition that help, man pages and completions are made of.
 pub fn definition() -> clap::Command {
@@ -66,6 +66,12 @@ pub fn main() -> ExitCode {
 
 /// Returns the process's exit code: an [`Exit`], or that of the program that `exec` ran.
 fn run(arguments: Vec<OsString>) -> u8 {
+    if let [_, verb, host, port] = arguments.as_slice()
+        && verb == dialing::VERB
+        && let (Some(host), Some(port)) = (host.to_str(), port.to_str().and_then(|port| port.parse().ok()))
+    {
+        return dialing::child(host, port);
+    }
     let plain = Ui::plain();
     if let Err(failure) = secrets::refuse(&arguments) {
         plain.failure(&failure);

@@ -1,30 +1,69 @@
 //! `adit exec`: runs an unmodified program in the network.
 
 use std::ffi::OsString;
+use std::process::Command;
 use std::sync::Arc;
 
-use adit_intercept::{LaunchFailure, Launcher, Options, Program};
+use adit_intercept::{LaunchFailure, Launcher, Options, Program, ProxyEnvironment};
 use adit_path::{Network, Status};
 
 use crate::cli::{Context, ExecArgs};
+use crate::commands::front_failed;
 use crate::commands::verify::{Verified, verified};
+use crate::config::Mode;
+use crate::daemon::exit_code;
+use crate::fronts::{Credentials, Proxy};
+use crate::verification::Through;
 use crate::{Failure, failure, session};
 
 /// Connects, verifies, runs the program, and returns its exit code.
 pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure> {
+    let asked = context.settings(&args.connect, None).map_or(Mode::Auto, |settings| settings.mode.value);
+    let by_proxy = by_proxy(context, asked, args.connect.strict)?;
+    let through = if by_proxy { Through::Network } else { Through::Exec };
     session::runtime()?.block_on(async {
-        let Verified { access, profile, secrets } = match verified(context, &args.connect).await? {
+        let Verified { access, profile, secrets } = match verified(context, &args.connect, through).await? {
             Ok(verified) => verified,
             Err(exit) => return Ok(exit.code()),
         };
         let network = access.network();
-        let environment = environment(&profile, &secrets, &network.status().borrow());
-        let program = Program { argv: args.command.clone(), env: environment, cwd: None };
+        let env = environment(&profile, &secrets, &network.status().borrow());
+        if by_proxy {
+            let code = run_with_proxy(network, args, env).await;
+            access.close();
+            return code;
+        }
+        let program = Program { argv: args.command.clone(), env, cwd: None };
         // The runtime serves the network meanwhile.
         let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
         access.close();
         code.unwrap_or_else(|error| Err(failure::internal(format!("the supervisor failed: {error}"))))
     })
+}
+
+/// Whether the program is only given proxy variables, which is said and can be refused.
+fn by_proxy(context: &Context, asked: Mode, strict: bool) -> Result<bool, Failure> {
+    let possible = Launcher::backend();
+    let warn = |why: &str| {
+        context.ui.warning(&failure::of("env.mode", ProxyEnvironment::WARNING).seen(why.to_owned()));
+    };
+    match (asked, possible) {
+        (Mode::Auto | Mode::Seccomp, Ok(_)) => Ok(false),
+        (Mode::Env, _) => {
+            warn("--mode env");
+            Ok(true)
+        }
+        (Mode::Auto, Err(failure)) if !strict => {
+            warn(&failure.to_string());
+            Ok(true)
+        }
+        (Mode::Auto | Mode::Seccomp, Err(failure)) => Err(not_started(&failure)),
+        (Mode::Userspace | Mode::Tun, _) => {
+            let word = asked.word();
+            Err(failure::usage(format!("{word} is a mode of `up`, not of `exec`"))
+                .with_fix(vec!["use --mode auto, seccomp or env".to_owned()]))
+        }
+    }
 }
 
 /// Runs a program by system call interception; returns its code.
@@ -37,6 +76,39 @@ fn launch(network: Arc<dyn Network>, program: &Program) -> Result<u8, Failure> {
     // What the program left behind stays supervised as long as it lives.
     running.wait_for_all(None);
     Ok(exit.code())
+}
+
+/// Runs a program with proxy variables that lead to a proxy of this process; returns its code.
+async fn run_with_proxy(
+    network: Arc<dyn Network>,
+    args: &ExecArgs,
+    mut env: Vec<(OsString, OsString)>,
+) -> Result<u8, Failure> {
+    let password = getrandom::u64().map_err(|error| failure::internal(error.to_string()))?;
+    let (user, password) = ("adit".to_owned(), format!("{password:016x}"));
+    let credentials = Credentials::parse(&format!("{user}:{password}"));
+    let any = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+    let proxy = Proxy::bind(any, credentials).await.map_err(|error| front_failed(&error))?;
+    let address = proxy.address().map_err(|error| failure::internal(error.to_string()))?;
+    let variables = ProxyEnvironment { proxy: address, credentials: Some((user, password)) }.variables(&env);
+    env.retain(|(name, _)| !variables.iter().any(|(new, _)| new == name));
+    env.extend(variables);
+    let Some((name, arguments)) = args.command.split_first() else {
+        return Err(failure::usage("no command was given"));
+    };
+    let program = name.to_string_lossy().into_owned();
+    let mut child = Command::new(name).args(arguments).env_clear().envs(env).spawn().map_err(|source| {
+        not_started(&match source.kind() {
+            std::io::ErrorKind::NotFound => LaunchFailure::NotFound { program },
+            _ => LaunchFailure::NotExecutable { program, source },
+        })
+    })?;
+    let serving = tokio::spawn(proxy.run(network));
+    let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+    serving.abort();
+    let status = ended.map_err(|error| failure::internal(error.to_string()))?;
+    let status = status.map_err(|error| failure::internal(error.to_string()))?;
+    Ok(u8::try_from(exit_code(status)).unwrap_or(125))
 }
 
 fn not_started(error: &LaunchFailure) -> Failure {

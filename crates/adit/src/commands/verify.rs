@@ -11,7 +11,7 @@ use crate::cli::{ConnectArgs, Context, VerifyArgs};
 use crate::control::Client;
 use crate::failure::Words;
 use crate::session::runtime;
-use crate::verification::{self, Wanted};
+use crate::verification::{self, Through, Wanted};
 use crate::{Failure, failure};
 
 /// How long verifying through a running `adit up` may take, unless said otherwise.
@@ -39,13 +39,14 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
                 if wanted.targets.is_empty() && plain {
                     by_the_daemon(&client).await?
                 } else {
-                    verification::run(context, Arc::new(client), &complete(wanted.plan()?)).await?
+                    verification::run(context, Arc::new(client), &complete(wanted.plan()?), Through::Network)
+                        .await?
                 }
             }
             None => {
                 let (profile, session) = access::start(context, &args.connect)?;
                 let plan = complete(Wanted::of(&profile, &session).plan()?);
-                let report = verification::run(context, session.network(), &plan).await;
+                let report = verification::run(context, session.network(), &plan, Through::Network).await;
                 session.shutdown();
                 report?
             }
@@ -92,6 +93,7 @@ pub(crate) struct Verified {
 pub(crate) async fn verified(
     context: &Context,
     connect: &ConnectArgs,
+    through: Through,
 ) -> Result<Result<Verified, Exit>, Failure> {
     let (access, wanted, secrets) = match access::attach(&context.global).await? {
         Some(client) => {
@@ -114,7 +116,7 @@ pub(crate) async fn verified(
             (Access::Private(Box::new(session)), wanted, secrets)
         }
     };
-    let report = verification::run(context, access.network(), &wanted.plan()?).await?;
+    let report = verification::run(context, access.network(), &wanted.plan()?, through).await?;
     if report.ok {
         for warning in &report.warnings {
             context.ui.note(&format!("! warning  {}  [{}]", warning.summary, warning.class));
