@@ -29,6 +29,8 @@ pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 const TICK: Duration = Duration::from_secs(1);
 /// After this time without data none of the timers that data starts (10 s, 15 s) is pending.
 const BUSY: Duration = Duration::from_secs(17);
+/// How many sessions boringtun keeps, by index modulo this.
+const SESSIONS: u32 = 8;
 /// boringtun reads the clock a little later than its caller.
 const SKEW: Duration = Duration::from_millis(20);
 
@@ -56,6 +58,10 @@ pub struct Peer {
     last_data: Option<Instant>,
     last_packet: Instant,
     keepalive: Option<Duration>,
+    /// Our index of the session that seals.
+    current: Option<u32>,
+    /// Our index of the session that the peer asked for and has not used yet.
+    offered: Option<u32>,
 }
 
 /// What [`Peer::open`] found.
@@ -120,6 +126,8 @@ impl Peer {
             last_data: None,
             last_packet: now,
             keepalive: None,
+            current: None,
+            offered: None,
         }
     }
 
@@ -186,9 +194,32 @@ impl Peer {
         let TunnResult::WriteToNetwork(message) = self.tunn.format_handshake_initiation(out, again) else {
             return 0;
         };
+        let len = message.len();
         self.initiated = Some(now);
         self.last_packet = now;
-        message.len()
+        self.spare_current(len, out)
+    }
+
+    /// Makes sure that the session which the initiation in `out` leads to, or a session that the peer begins next,
+    /// does not take the place of the current one. boringtun keeps eight sessions, by index, and each initiation
+    /// takes an index: after an outage with some of them a new session, which the peer may never come to use, would
+    /// displace the one that carries packets.
+    fn spare_current(&mut self, mut len: usize, out: &mut [u8]) -> usize {
+        let Some(current) = self.current.filter(|_| self.ready) else { return len };
+        let displaces = |index: u32| index % SESSIONS == current % SESSIONS;
+        for _ in 0..2 {
+            let Some(index) =
+                index_at(out, 4).filter(|index| displaces(*index) || displaces(index.wrapping_add(1)))
+            else {
+                break;
+            };
+            tracing::trace!(index, current, "an index is left out");
+            let TunnResult::WriteToNetwork(message) = self.tunn.format_handshake_initiation(out, true) else {
+                break;
+            };
+            len = message.len();
+        }
+        len
     }
 
     /// Opens a message from `from` (which the cookie of an overloaded peer is bound to) into the front of `out`.
@@ -225,6 +256,18 @@ impl Peer {
             TunnResult::Err(error) => return Err(dropped(&error).into()),
         };
         self.last_packet = now;
+        match (kind, &opened) {
+            // Our index is the receiver's in a response and in data, and the sender's in our response (paper §5.4).
+            (Some(message_type::RESPONSE), _) => self.current = index_at(message, 8),
+            (Some(message_type::INITIATION), Opened::Reply(len)) => self.offered = index_at(&out[..*len], 4),
+            // A peer that uses the session which we offered makes it the current one.
+            (Some(message_type::DATA), _)
+                if self.offered.is_some() && self.offered == index_at(message, 4) =>
+            {
+                self.current = self.offered.take();
+            }
+            _ => {}
+        }
         if !self.ready || matches!(opened, Opened::Reply(_)) {
             self.refresh_ready();
         }
@@ -258,8 +301,9 @@ impl Peer {
         let done = match self.tunn.update_timers(out) {
             TunnResult::WriteToNetwork(message) => match message.first() {
                 Some(&message_type::INITIATION) => {
+                    let len = message.len();
                     self.initiated = Some(now);
-                    Timeout::Initiation(message.len())
+                    Timeout::Initiation(self.spare_current(len, out))
                 }
                 _ => Timeout::Keepalive(message.len()),
             },
@@ -390,6 +434,11 @@ impl Limiter {
     }
 }
 
+/// A session index in a message (little-endian, WireGuard paper §5.4), which names the session of its reader or writer.
+fn index_at(message: &[u8], at: usize) -> Option<u32> {
+    message.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
 fn dropped(error: &TunnError) -> Dropped {
     match error {
         TunnError::InvalidCounter | TunnError::DuplicateCounter | TunnError::WrongTai64nTimestamp => {
@@ -422,4 +471,55 @@ fn set_clock(now: Instant) {
         now
     });
     mock_instant::MockClock::set_time(now.saturating_duration_since(zero));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn peer(own: u8, other: u8, now: Instant) -> Peer {
+        let private = PrivateKey::from_bytes([own; 32]);
+        let public = PrivateKey::from_bytes([other; 32]).public_key();
+        let limiter = Limiter::new(private.public_key(), u64::MAX, now);
+        Peer::new(&PeerKeys { private: &private, public, preshared: None }, 0, &limiter, now)
+    }
+
+    /// `from` calls and `to` answers; the answer arrives.
+    fn shake_hands(from: &mut Peer, to: &mut Peer, now: Instant) {
+        let (mut message, mut reply, mut keepalive) = ([0; 200], [0; 200], [0; 200]);
+        let len = from.initiate(now, true, &mut message);
+        let Ok(Opened::Reply(len)) = to.open(now, HERE, &message[..len], &mut reply) else {
+            panic!("no answer")
+        };
+        let Ok(Opened::Reply(len)) = from.open(now, HERE, &reply[..len], &mut keepalive) else {
+            panic!("the answer is not taken");
+        };
+        assert_eq!(to.open(now, HERE, &keepalive[..len], &mut message), Ok(Opened::Keepalive));
+    }
+
+    #[test]
+    fn a_session_is_kept_until_the_next_one_is_used_however_many_calls_were_in_vain() {
+        let packet = b"\x45\0\0\x14\0\0\0\0\x40\0\0\0\x0a\0\0\x01\x0a\0\0\x02";
+        for vain in 0..20 {
+            let now = Instant::now();
+            let (mut ours, mut theirs) = (peer(1, 2, now), peer(2, 1, now));
+            shake_hands(&mut ours, &mut theirs, now);
+            let (mut message, mut other) = ([0; 200], [0; 200]);
+            for _ in 0..vain {
+                assert_eq!(ours.initiate(now, true, &mut message), HANDSHAKE_LEN);
+            }
+            // The peer calls too, and our answer is lost: what it sends is sealed as before.
+            let len = theirs.initiate(now, true, &mut message);
+            assert!(matches!(ours.open(now, HERE, &message[..len], &mut other), Ok(Opened::Reply(_))));
+            let len = theirs.seal(now, packet, &mut message).unwrap();
+            let opened = ours.open(now, HERE, &message[..len], &mut other);
+            assert_eq!(opened, Ok(Opened::Packet(packet.len())), "after {vain} calls in vain");
+            // And so is what we send.
+            let len = ours.seal(now, packet, &mut message).unwrap();
+            let opened = theirs.open(now, HERE, &message[..len], &mut other);
+            assert_eq!(opened, Ok(Opened::Packet(packet.len())), "after {vain} calls in vain");
+        }
+    }
 }
