@@ -120,6 +120,7 @@ impl Pair {
                 }
                 true
             });
+            assert!(sent.len() < 20_000, "a stack sends without end");
             if end.record {
                 end.wire.extend(sent.iter().cloned());
             }

@@ -88,11 +88,19 @@ pub(crate) struct Flow {
     segment: u16,
     /// What we tell the peer that it may send.
     advertised: u16,
+    /// The number of the first byte that the owner ever sent.
+    send_first: u32,
+    /// How many bytes the owner has sent, modulo 2^32.
+    enqueued: u32,
     send_unacknowledged: u32,
     send_next: u32,
     receive_next: u32,
     /// The sequence number of the first byte that the owner has not read.
     unread_from: u32,
+    /// When the peer gave its last sign of life, or we began to wait for one.
+    heard: Instant,
+    timeout: Option<Duration>,
+    keepalive: bool,
     state: State,
     active: bool,
     connected: bool,
@@ -190,7 +198,8 @@ impl Flow {
         let socket = sockets.get_mut::<Socket<'_>>(handle);
         socket.set_nagle_enabled(false);
         socket.set_keep_alive(config.options.keepalive.map(Into::into));
-        socket.set_timeout(config.options.timeout.map(Into::into));
+        // Not smoltcp's job: its clock jumps, see `nudge`.
+        socket.set_timeout(None);
         // Buffers that were used before come with a state and a congestion window.
         socket.abort();
         socket.set_congestion_control(CongestionControl::Cubic);
@@ -207,10 +216,15 @@ impl Flow {
             seed: config.seed,
             segment: advertised,
             advertised,
+            send_first: 0,
+            enqueued: 0,
             send_unacknowledged: 0,
             send_next: 0,
             receive_next: 0,
             unread_from: 0,
+            heard: now,
+            timeout: config.options.timeout,
+            keepalive: config.options.keepalive.is_some(),
             state: State::Closed,
             active: false,
             connected: false,
@@ -260,6 +274,7 @@ impl Flow {
         if self.over {
             return;
         }
+        self.heard = now;
         let mut headers = [0; MAX_HEADERS];
         let header_len = ip.header_len() + tcp.header_len();
         if header_len > MAX_HEADERS {
@@ -357,7 +372,7 @@ impl Flow {
         if acknowledged == 0 || acknowledged > in_flight {
             return false;
         }
-        let from = std::mem::replace(&mut self.send_unacknowledged, tcp.acknowledgment());
+        let from = self.send_unacknowledged;
         let ends = tcp.flags() & (tcp_flag::RST | tcp_flag::FIN) != 0;
         let step = u32::from(self.segment).max(acknowledged.div_ceil(MAX_ACK_PARTS));
         if !self.connected || ends || acknowledged <= step {
@@ -378,7 +393,7 @@ impl Flow {
         self.interface.poll_ingress_single(self.clock.at(now), &mut port, &mut self.sockets);
         let written = port.written();
         if written > 0 {
-            self.finish(&mut output[..written]);
+            self.finish(now, &mut output[..written]);
             reply(&output[..written]);
         }
     }
@@ -414,13 +429,23 @@ impl Flow {
 
     /// Makes what waits for its retransmission timer due: the path has come back.
     pub(crate) fn nudge(&mut self, now: Instant) {
-        let waits = self.send_next != self.send_unacknowledged || self.state == State::SynSent;
+        self.heard = now;
         if !self.over
-            && waits
+            && self.waits_for_peer()
             && let Some(at) = self.interface.poll_at(self.clock.at(now), &self.sockets)
         {
             self.clock.ahead += self.clock.back(at).saturating_duration_since(now);
         }
+    }
+
+    fn waits_for_peer(&self) -> bool {
+        self.send_next != self.send_unacknowledged || self.state == State::SynSent
+    }
+
+    /// When a silent peer is given up, where that was asked for.
+    fn give_up_at(&self) -> Option<Instant> {
+        let waits = self.keepalive || self.orphan || self.waits_for_peer() || !self.connected;
+        (waits && self.closed.is_none()).then_some(self.heard + self.timeout?)
     }
 
     /// Writes one packet, perhaps a super-segment, to `output`, which must hold the largest IP packet.
@@ -428,10 +453,14 @@ impl Flow {
         if self.over {
             return None;
         }
+        if self.give_up_at().is_some_and(|at| at <= now) {
+            self.close_with(CloseReason::TimedOut);
+            self.socket_mut().abort();
+        }
         let mut port = Port::new(None, output, self.segment);
         self.interface.poll_egress(self.clock.at(now), &mut port, &mut self.sockets);
         let written = port.written();
-        let out = (written > 0).then(|| self.finish(&mut output[..written]));
+        let out = (written > 0).then(|| self.finish(now, &mut output[..written]));
         self.update(false);
         if out.is_none() && self.state == State::TimeWait {
             // The peer's FIN is acknowledged; the rest of TIME-WAIT needs no buffers.
@@ -441,7 +470,7 @@ impl Flow {
     }
 
     /// Completes a packet that smoltcp wrote.
-    fn finish(&mut self, packet: &mut [u8]) -> Out {
+    fn finish(&mut self, now: Instant, packet: &mut [u8]) -> Out {
         let whole = Out { len: packet.len(), segment: None };
         let ip_len = emit::ip_header_len(self.tuple.local);
         let tcp = &mut packet[ip_len..];
@@ -453,11 +482,15 @@ impl Flow {
         let length =
             payload as u32 + u32::from(flags & tcp_flag::SYN != 0) + u32::from(flags & tcp_flag::FIN != 0);
         if flags & tcp_flag::SYN != 0 && !self.connected {
+            self.send_first = sequence.wrapping_add(1);
             self.send_unacknowledged = sequence;
             self.send_next = sequence;
             mss::write(tcp, self.advertised);
         }
         if flags & tcp_flag::RST == 0 {
+            if length > 0 && !self.waits_for_peer() {
+                self.heard = now;
+            }
             let end = sequence.wrapping_add(length);
             // A retransmission ends before what was sent already.
             if end.wrapping_sub(self.send_next) as i32 > 0 {
@@ -477,8 +510,9 @@ impl Flow {
         if self.over {
             return None;
         }
-        let at = self.interface.poll_at(self.clock.at(now), &self.sockets)?;
-        Some(self.clock.back(at).max(now + MIN_WAIT))
+        let socket = self.interface.poll_at(self.clock.at(now), &self.sockets).map(|at| self.clock.back(at));
+        let earliest = [socket, self.give_up_at()].into_iter().flatten().min()?;
+        Some(earliest.max(now + MIN_WAIT))
     }
 
     /// The next thing the owner must know.
@@ -511,7 +545,8 @@ impl Flow {
     pub(crate) fn sent(&mut self, n: usize) {
         let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
         // An error means that the connection has ended since; its bytes go nowhere, as with any socket.
-        let _ = socket.send(|room| (n.min(room.len()), ()));
+        let sent = socket.send(|room| (n.min(room.len()), n.min(room.len()))).unwrap_or(0);
+        self.enqueued = self.enqueued.wrapping_add(sent as u32);
         self.starved |= is_starved(socket);
     }
 
@@ -553,7 +588,7 @@ impl Flow {
         if self.socket().can_recv() || !self.connected {
             self.abort();
         } else {
-            self.socket_mut().set_timeout(Some(ORPHAN_TIMEOUT.into()));
+            self.timeout = Some(ORPHAN_TIMEOUT);
             self.shutdown();
         }
     }
@@ -583,6 +618,9 @@ impl Flow {
                 self.socket_mut().close();
                 self.state = self.socket().state();
             }
+        }
+        if self.connected {
+            self.send_unacknowledged = self.acknowledged_by_peer();
         }
         let unread = self.socket().recv_queue();
         if unread > self.unread {
@@ -614,6 +652,18 @@ impl Flow {
                 self.over = self.socket().local_endpoint().is_none();
             }
             _ => {}
+        }
+    }
+
+    /// What smoltcp has accepted as acknowledged, which is not all that a header may claim.
+    fn acknowledged_by_peer(&self) -> u32 {
+        match self.state {
+            // Our FIN is acknowledged, or nothing matters any more.
+            State::FinWait2 | State::TimeWait | State::Closed => self.send_next,
+            _ => {
+                let queued = self.socket().send_queue() as u32;
+                self.send_first.wrapping_add(self.enqueued).wrapping_sub(queued)
+            }
         }
     }
 

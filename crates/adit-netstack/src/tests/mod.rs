@@ -216,6 +216,27 @@ fn flows_outlive_an_outage_and_a_nudge_ends_it_at_once() {
 }
 
 #[test]
+fn a_nudge_does_not_count_towards_a_time_out() {
+    let mut pair = Pair::new(17, Link::CLEAN);
+    pair.ends[1].stack.tcp_listen(80).unwrap();
+    let options = TcpOptions { timeout: Some(5 * SECOND), ..TcpOptions::default() };
+    let flow = pair.ends[0].stack.tcp_connect(pair.now, "10.0.0.2:80".parse().unwrap(), options).unwrap();
+    pair.accept();
+    pair.run(SECOND);
+    pair.take_events(0);
+    pair.link.lost = 1000;
+    pair.write(0, flow, b"into the void");
+    for _ in 0..20 {
+        pair.run(SECOND / 10);
+        pair.ends[0].stack.nudge(pair.now);
+    }
+    pair.run(4 * SECOND);
+    assert_eq!(pair.take_events(0), [], "backed-off timers that were brought forward are no silence");
+    pair.run(2 * SECOND);
+    assert_eq!(pair.take_events(0), [StackEvent::Tcp(flow, FlowEvent::Closed(CloseReason::TimedOut))]);
+}
+
+#[test]
 fn the_pair_of_a_finished_connection_rests_and_answers_a_repeated_fin() {
     let mut pair = Pair::new(13, Link::CLEAN);
     let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
