@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::bpf::{Assembler, Verdict};
 use crate::resolv::ResolvConf;
 use crate::sys::child::{self, Step};
-use crate::sys::listener::{Answer, Listener};
+use crate::sys::listener::{Listener, Request};
 use crate::sys::{memory, signal, socket};
 use crate::{Backend, tcp};
 
@@ -150,35 +151,57 @@ impl Finding {
 
 /// The descriptor number in the call of the child, which the filter looks for.
 const MARK: i32 = 0x6164_6974;
-/// What the child's memory is asked for.
-static SECRET: u64 = 0x7469_6461_7465_7374;
 /// An answer that does not come within this time does not come.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Supervises a child's system call with everything that the backends need.
+/// Supervises system calls of children with everything that the backends need.
 fn supervision() -> Vec<Finding> {
-    // The filter stays on its thread, which ends with the experiment.
-    let tried = thread::scope(|scope| {
-        let starter = scope.spawn(|| {
-            let allowed = set_no_new_privs(true);
-            allowed.map_err(|error| failed("no_new_privs", &error.into()))?;
-            let listener = Listener::install(&marked()).map_err(|error| listener_failure(&error))?;
-            let pid = child::fork_trapped_call(MARK, (&raw const SECRET) as u64)
-                .map_err(|error| failed("fork", &error))?;
-            Ok((listener, pid))
-        });
-        starter.join().unwrap_or_else(|_| Err("the experiment panicked".to_owned()))
-    });
-    let (listener, pid) = match tried {
+    let listening = |result| Finding::new("seccomp_listener", result).class(NO_SUPERVISION);
+    let (listener, pid) = match under_filter(&startup(), start_ourselves) {
         Ok(started) => started,
-        Err(failure) => {
-            return vec![Finding::new("seccomp_listener", Err(failure)).class("env.no_seccomp_notify")];
-        }
+        Err(failure) => return vec![listening(Err(failure))],
     };
-    let findings = examine(&listener, pid);
-    signal::kill(pid, libc::SIGKILL).ok();
-    signal::wait(pid).ok();
+    let mut findings = match next_request(&listener) {
+        Err(failure) => vec![listening(Err(failure))],
+        Ok(request) => vec![
+            listening(Ok("a child's system call was handed over".to_owned())),
+            Finding::new("memory", remote_memory(&request)).class(NO_SUPERVISION),
+            Finding::new("descriptors", remote_descriptors(request.tid)).class(NO_SUPERVISION),
+            Finding::new("pidfd_getfd", getfd(pid)),
+        ],
+    };
+    end(pid);
+    findings.push(Finding::new("inject", injection()).class(NO_SUPERVISION));
     findings
+}
+
+const NO_SUPERVISION: &str = "env.no_seccomp_notify";
+
+/// A child is looked into after its `execve`, like the programs that will be supervised: before, it would be as
+/// opaque as this process, which may hold keys and forbid it. It is our own program, the one file that is surely
+/// there, and it waits in the first system call of its C library until it is killed: nothing of it ever runs.
+fn start_ourselves() -> Result<i32, String> {
+    let mut command = Command::new("/proc/self/exe");
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().map(|child| child.id() as i32).map_err(|error| failed("starting a child", &error))
+}
+
+/// A filter that hands over what every C library calls first.
+fn startup() -> Vec<libc::sock_filter> {
+    let mut filter = Assembler::default();
+    filter.load_nr();
+    filter.ret_if_equal(libc::SYS_set_tid_address as u32, Verdict::Notify);
+    filter.ret(Verdict::Allow);
+    filter.finish()
+}
+
+/// Puts a descriptor into a child, which needs no look into it.
+fn injection() -> Result<String, String> {
+    let fork = || child::fork_trapped_call(MARK, 0).map_err(|error| failed("fork", &error));
+    let (listener, pid) = under_filter(&marked(), fork)?;
+    let result = next_request(&listener).and_then(|request| inject(&listener, request.id));
+    end(pid);
+    result
 }
 
 /// A filter that hands over the child's call and nothing else.
@@ -192,37 +215,46 @@ fn marked() -> Vec<libc::sock_filter> {
     filter.finish()
 }
 
-fn examine(listener: &Listener, pid: i32) -> Vec<Finding> {
-    let listening = |result| Finding::new("seccomp_listener", result).class("env.no_seccomp_notify");
+/// Starts a child under a filter. The filter stays on a thread of its own, which ends.
+fn under_filter(
+    filter: &[libc::sock_filter],
+    start: impl FnOnce() -> Result<i32, String> + Send,
+) -> Result<(Listener, i32), String> {
+    thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            set_no_new_privs(true).map_err(|error| failed("no_new_privs", &error.into()))?;
+            let listener = Listener::install(filter).map_err(|error| listener_failure(&error))?;
+            Ok((listener, start()?))
+        });
+        starter.join().unwrap_or_else(|_| Err("the experiment panicked".to_owned()))
+    })
+}
+
+fn next_request(listener: &Listener) -> Result<Request, String> {
     let mut fds = [PollFd::new(listener.fd(), PollFlags::IN)];
     let patience = Timespec::try_from(PATIENCE).unwrap_or_default();
     match rustix::event::poll(&mut fds, Some(&patience)) {
-        Ok(1..) => {}
-        _ => return vec![listening(Err("the system call of a child was not handed over".to_owned()))],
+        Ok(1..) => listener.receive().map_err(|error| failed("receiving a system call", &error)),
+        _ => Err("the system call of a child was not handed over".to_owned()),
     }
-    let request = match listener.receive() {
-        Ok(request) => request,
-        Err(error) => return vec![listening(Err(failed("receiving a system call", &error)))],
-    };
-    let mut findings = vec![listening(Ok("a child's system call was handed over".to_owned()))];
-    findings.push(Finding::new("memory", remote_memory(request.tid)).class("env.no_seccomp_notify"));
-    findings
-        .push(Finding::new("descriptors", remote_descriptors(request.tid)).class("env.no_seccomp_notify"));
-    findings.push(Finding::new("pidfd_getfd", getfd(pid)));
-    findings.push(Finding::new("inject", inject(listener, request.id)).class("env.no_seccomp_notify"));
-    // Nobody is left to answer if the injection has worked.
-    listener.answer(request.id, Answer::Errno(libc::EPERM)).ok();
-    findings
 }
 
-fn remote_memory(tid: i32) -> Result<String, String> {
-    let mut bytes = [0; 8];
-    let read = memory::read(tid, (&raw const SECRET) as u64, &mut bytes);
-    match read {
-        Ok(8) if u64::from_ne_bytes(bytes) == SECRET => Ok("the memory of a child was read".to_owned()),
-        Ok(_) => Err("the memory of a child was read and does not hold what it must".to_owned()),
-        Err(error) => Err(failed("reading the memory of a child", &error)),
-    }
+fn end(pid: i32) {
+    signal::kill(pid, libc::SIGKILL).ok();
+    signal::wait(pid).ok();
+}
+
+/// Reads the argument of `set_tid_address`, a number of the C library, and writes it back.
+fn remote_memory(request: &Request) -> Result<String, String> {
+    let mut bytes = [0; 4];
+    let copied = match memory::read(request.tid, request.args[0], &mut bytes) {
+        Ok(4) => memory::write(request.tid, request.args[0], &bytes),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => Err(error),
+    };
+    copied
+        .map(|()| "the memory of a child was read and written".to_owned())
+        .map_err(|error| failed("reading and writing the memory of a child", &error))
 }
 
 fn remote_descriptors(tid: i32) -> Result<String, String> {
@@ -467,6 +499,17 @@ mod tests {
         assert_eq!(ladder.backend(), backend().ok());
         let text = serde_json::to_string(&ladder).expect("json");
         assert_eq!(serde_json::from_str::<Ladder>(&text).expect("json"), ladder);
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_dumped_finds_the_same() {
+        // As if keys were held; other tests of this process do not mind.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .expect("prctl");
+        let found = backend();
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable).expect("prctl");
+        assert_eq!(found, backend());
+        assert!(found.is_ok(), "{found:?}");
     }
 
     #[test]
