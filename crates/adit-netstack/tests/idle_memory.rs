@@ -71,5 +71,6 @@ fn an_idle_connection_costs_a_few_pages() {
     let each = (resident() - before) / (2 * FLOWS);
     println!("{each} bytes for each end of an idle connection");
     assert_eq!((open, client.stats().flows, server.stats().flows), (FLOWS, FLOWS, FLOWS));
-    assert!(each <= 16 * 1024, "{each} bytes");
+    // Four pages where the allocator is glibc's; zeroing the buffers, whose sizes average 100 KiB, would show.
+    assert!(each <= 20 * 1024, "{each} bytes");
 }
