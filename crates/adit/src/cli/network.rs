@@ -50,8 +50,9 @@ pub struct UpArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Fronts")]
 pub struct FrontArgs {
-    /// A port of this machine that is a service inside: [ADDR:]L:HOST:PORT[/udp]; may be given several times
+    /// A port of this machine that is a service inside.
     #[arg(
+        help = "A port of this machine that is a service inside: [ADDR:]L:HOST:PORT[/udp]; may be given several times",
         long = "forward",
         env = "ADIT_FORWARD",
         hide_env = true,
@@ -129,8 +130,12 @@ pub struct ForwardArgs {
     /// How to connect.
     #[command(flatten)]
     pub connect: ConnectArgs,
-    /// [ADDR:]L:HOST:PORT[/udp]; 0 for L chooses a free port
-    #[arg(required = true, value_name = "SPEC")]
+    /// What to forward; 0 for the local port chooses a free one.
+    #[arg(
+        help = "[ADDR:]L:HOST:PORT[/udp]; 0 for L chooses a free port",
+        required = true,
+        value_name = "SPEC"
+    )]
     pub specs: Vec<String>,
 }
 
