@@ -218,6 +218,8 @@ pub enum Command {
     /// A small PostgreSQL client for the demo
     #[command(hide = true)]
     DemoClient(DemoClientArgs),
+    /// Try what this machine allows, and show why the rest does not work
+    Doctor,
     /// Explain a failure class: what it means, why it happens, what to do
     Explain(ExplainArgs),
     /// Write man pages, one file a command
