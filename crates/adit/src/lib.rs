@@ -1,5 +1,16 @@
 //! Userspace networking with embedded tunnels: the library behind the `adit` binary.
 //!
+//! [`Network`] joins a private network from within a program, without root and without a device:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let network = adit::Network::connect(adit::Profile::from_file("lab.conf")?).await?;
+//! network.verify(["tcp://db.internal:5432,postgres"]).await?;
+//! let stream = network.tcp_connect("db.internal:5432").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The feature `cli`, on by default, adds the command line; a user of the library turns it off.
 
 #[cfg(feature = "cli")]
@@ -16,14 +27,16 @@ pub mod demo;
 pub mod dialing;
 pub mod failure;
 pub mod fronts;
-#[cfg(feature = "cli")]
 mod machine;
+mod network;
 #[cfg(feature = "cli")]
 pub mod output;
-#[cfg(feature = "cli")]
 pub mod profile;
 pub mod session;
 #[cfg(feature = "cli")]
 mod verification;
+mod wanted;
 
 pub use failure::{Exit, Failure};
+pub use network::Network;
+pub use profile::Profile;

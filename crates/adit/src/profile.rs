@@ -1,13 +1,15 @@
 //! From flags, environment and files to what a session is started with.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_intercept::hygiene;
 use adit_providers::Reader;
 
 use crate::Failure;
+#[cfg(feature = "cli")]
 use crate::cli::{ConnectArgs, Context};
-use crate::config::{Failures, Mode, Settings};
+use crate::config::{self, Failures, Mode, Origin, Overrides, Place, Setting, Settings};
 
 /// Everything that a session is started with, checked.
 #[derive(Debug)]
@@ -36,8 +38,39 @@ impl Profile {
     ///
     /// # Errors
     /// There is none, or something is wrong with it.
+    #[cfg(feature = "cli")]
     pub fn load(context: &Context, connect: &ConnectArgs) -> Result<Self, Failure> {
         let settings = context.settings(connect, None)?;
+        Self::guarded(settings).map_err(|failures| context.ui.all_but_last(failures))
+    }
+
+    /// The profile of a file: a wg-quick file, or the default profile of an `adit.toml`. From here on the process
+    /// holds keys and cannot be dumped.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_file(path: impl Into<PathBuf>) -> Result<Self, Failures> {
+        Self::from_overrides(Overrides { config: Some(given(path.into())), ..Overrides::default() })
+    }
+
+    /// A named profile of an `adit.toml`; otherwise like [`from_file`](Self::from_file).
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn named(path: impl Into<PathBuf>, profile: &str) -> Result<Self, Failures> {
+        Self::from_overrides(Overrides {
+            config: Some(given(path.into())),
+            profile: Some(given(profile.to_owned())),
+            ..Overrides::default()
+        })
+    }
+
+    fn from_overrides(overrides: Overrides) -> Result<Self, Failures> {
+        Self::guarded(config::load(&overrides, &Place::here())?)
+    }
+
+    /// Reads secrets after this process has become unreadable for others.
+    fn guarded(settings: Settings) -> Result<Self, Failures> {
         // Best effort: where the system refuses it, the memory is as readable as that of any process.
         if let Err(error) = hygiene::deny_dumps() {
             tracing::debug!(%error, "this process can be dumped");
@@ -47,7 +80,7 @@ impl Profile {
             take_env: hygiene::take_variable,
             ..Reader::default()
         };
-        Self::of(settings, reader).map_err(|failures| context.ui.all_but_last(failures))
+        Self::of(settings, reader)
     }
 
     /// Reads the secrets and the wg-quick file that settings name.
@@ -67,4 +100,9 @@ impl Profile {
             settings,
         })
     }
+}
+
+/// A value that the program gives.
+fn given<T>(value: T) -> Setting<T> {
+    Setting::new(value, Origin::Found("the program"))
 }

@@ -1,45 +1,30 @@
-//! Verification as the commands run it: the plan from a profile, progress on stderr, the report where it was
+//! Verification as the commands run it: progress on stderr, the report where it was
 //! asked for.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use adit_intercept::hygiene;
 use adit_intercept::{Launcher, Options};
 use adit_path::{BoxFuture, Network};
 use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
-use adit_verify::{
-    Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, Stage, StageReport, StageStatus, Target,
-    TargetError, Trust, rfc3339,
-};
+use adit_verify::{Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, StageStatus};
 
 use crate::cli::{Context, Format, Global};
 use crate::daemon::Verifier;
 use crate::dialing::ExecDialer;
+use crate::failure;
 use crate::output::Ui;
 use crate::profile::Profile;
 use crate::session::Session;
-use crate::{failure, machine};
+use crate::wanted::{Wanted, now};
 
 /// How long a cheap check may take.
 const CHEAP: Duration = Duration::from_secs(10);
-
-/// What is to be verified.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    /// The profile's name.
-    pub(crate) profile: String,
-    /// The targets, as they were written.
-    pub(crate) targets: Vec<String>,
-    /// The time for all of it.
-    pub(crate) timeout: Duration,
-    /// Our own public key, for advice; `None` where another process owns the tunnel.
-    pub(crate) identity: Option<String>,
-}
 
 impl Wanted {
     /// What a profile asks for.
@@ -50,34 +35,6 @@ impl Wanted {
             timeout: profile.timeout,
             identity: Some(session.public_key().to_owned()),
         }
-    }
-
-    /// The plan.
-    ///
-    /// # Errors
-    /// A target is malformed, or the authorities cannot be read.
-    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
-        let targets = self.targets.iter().map(|text| text.parse().map_err(|error| bad_target(&error)));
-        let targets = targets.collect::<Result<Vec<Target>, Failure>>()?;
-        // Reading the system's authorities takes a while that most targets need not wait for.
-        let tls = self.targets.iter().any(|text| text.starts_with("https") || text.ends_with(",tls"));
-        let trust = tls.then(|| Trust::load(None, true)).transpose().map_err(|error| {
-            failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
-        })?;
-        let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
-        // A command that attaches has not seen these stages.
-        let own = self.identity.is_some();
-        let before = [Stage::Env, Stage::Config, Stage::Credential].map(passed);
-        Ok(Plan {
-            timeout: self.timeout,
-            trust,
-            profile: Some(self.profile.clone()),
-            provider: Some("wireguard".to_owned()),
-            identity: self.identity.clone(),
-            local_networks: machine::networks(),
-            before: if own { before.to_vec() } else { Vec::new() },
-            ..Plan::new(targets, now())
-        })
     }
 }
 
@@ -109,20 +66,6 @@ pub(crate) async fn run(
             adit_verify::verify(&*network, &dialer, plan, &reporter).await
         }
     })
-}
-
-fn bad_target(error: &TargetError) -> Failure {
-    let failure = failure::of("config.target", error.to_string());
-    match &error.suggestion {
-        Some(suggestion) => failure.with_fix(vec![format!("write {suggestion}")]),
-        None => failure,
-    }
-}
-
-/// The time of day (RFC 3339).
-pub(crate) fn now() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    rfc3339(since.as_secs())
 }
 
 /// Shows what happens: lines on stderr, and events where they were asked for.

@@ -2,116 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use adit_path::{Engine, EngineOptions, Listen, Network};
-use adit_wireguard::{Config, PeerConfig, PrivateKey, WireGuard};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const SERVER: &str = "10.77.0.1";
-const CLIENT_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
-/// How long anything may take before the test has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A WireGuard server with an echo service on port 7, and a directory for one user.
-struct Lab {
-    server: Arc<Engine<WireGuard>>,
-    runtime: tokio::runtime::Handle,
-    directory: PathBuf,
-}
-
-impl Lab {
-    fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("adit-up-{name}-{}", std::process::id()));
-        let _stale = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir(&directory).unwrap();
-        let key = |byte| PrivateKey::from_bytes([byte; 32]);
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut peer = PeerConfig::new(key(2).public_key());
-        peer.allowed_ips = vec!["10.77.0.2/32".parse().unwrap()];
-        let mut config = Config::new(key(1));
-        config.addresses = vec![format!("{SERVER}/24").parse().unwrap()];
-        config.listen_port = Some(port);
-        config.peers = vec![peer];
-        let tunnel = WireGuard::new(config, 1, Instant::now());
-        let server = Arc::new(Engine::start(tunnel, EngineOptions::default()).unwrap());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let handle = runtime.handle().clone();
-        let served = Arc::clone(&server);
-        std::thread::spawn(move || runtime.block_on(echo(served)));
-        let lab = Self { server, runtime: handle, directory };
-        lab.write(
-            "lab.conf",
-            &format!(
-                "[Interface]\nPrivateKey = {CLIENT_KEY}\nAddress = 10.77.0.2/32\n\
-                 [Peer]\nPublicKey = {}\nAllowedIPs = 10.77.0.0/24\nEndpoint = 127.0.0.1:{port}\n",
-                key(1).public_key()
-            ),
-        );
-        lab
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        use std::os::unix::fs::OpenOptionsExt;
-        let path = self.directory.join(name);
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(path).unwrap().write_all(text.as_bytes()).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
-        command.args(arguments).current_dir(&self.directory).env("XDG_RUNTIME_DIR", &self.directory);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs a command that must succeed; returns its stdout.
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
-        out
-    }
-
-    fn leftovers(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.directory.join("adit")) else { return Vec::new() };
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _not_running = self.command(&["down"]).output();
-        self.server.shutdown();
-        let _gone = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-async fn echo(server: Arc<Engine<WireGuard>>) {
-    let mut listener = server.listen(7, Listen::default()).await.unwrap();
-    while let Ok(flow) = listener.accept().await {
-        let mut stream = flow.into_stream().unwrap();
-        tokio::spawn(async move {
-            let (mut reader, mut writer) = tokio::io::split(&mut stream);
-            let _ended = tokio::io::copy(&mut reader, &mut writer).await;
-            let _ended = writer.shutdown().await;
-        });
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use adit_path::Network as _;
+use common::*;
+use tokio::io::AsyncReadExt;
 
 fn alive(pid: u64) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

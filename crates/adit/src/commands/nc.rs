@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use adit_path::Destination;
-use adit_verify::Context as Words;
-
 use crate::access::Access;
 use crate::cli::{Context, NcArgs};
-use crate::fronts::{DialFailure, Dialer, NcError, Target, netcat};
+use crate::fronts::{Dialer, NcError, Target, netcat};
 use crate::session::runtime;
 use crate::{Exit, Failure, failure};
 
@@ -37,26 +34,7 @@ fn bracketed(host: &str) -> String {
 
 fn explain(error: &NcError, target: &Target) -> Failure {
     match error {
-        NcError::Dial(failure) => explain_dial(failure, target),
+        NcError::Dial(failure) => failure.describe(target),
         NcError::Io(error) => failure::of("env.stdout", "the relay broke").seen(error.to_string()),
-    }
-}
-
-/// The failure of a target that was not reached.
-pub(crate) fn explain_dial(failure: &DialFailure, target: &Target) -> Failure {
-    let host = match &target.host {
-        Destination::Address(address) => address.to_string(),
-        Destination::Name(name) => name.clone(),
-    };
-    let words = Words::default().with("target", target).with("host", &host).with("port", target.port);
-    match failure {
-        DialFailure::Resolve(failure) => words.with("name", host).resolve(failure),
-        DialFailure::Connect(failure) => words.connect(failure),
-        DialFailure::NoAddress(_) => failure::of("dns.empty", failure.to_string()),
-        DialFailure::NotReady => failure::of("tunnel.down", failure.to_string()),
-        DialFailure::Outside(error) => {
-            failure::of("target.unreachable", format!("{target} cannot be reached outside the network"))
-                .seen(error.to_string())
-        }
     }
 }

@@ -21,7 +21,8 @@ use crate::daemon::{self, Daemon, Detached, Identity, Parent};
 use crate::fronts::{Credentials, ExposeSpec, ForwardSpec};
 use crate::profile::Profile;
 use crate::session::{Session, runtime};
-use crate::verification::{self, Repeated, Reporter, Wanted};
+use crate::verification::{self, Repeated, Reporter};
+use crate::wanted::Wanted;
 use crate::{Exit, Failure, failure};
 
 /// How often a detached process looks whether its parent still waits for it.

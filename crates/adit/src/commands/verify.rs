@@ -11,7 +11,8 @@ use crate::cli::{ConnectArgs, Context, VerifyArgs};
 use crate::control::Client;
 use crate::failure::Words;
 use crate::session::runtime;
-use crate::verification::{self, Through, Wanted};
+use crate::verification::{self, Through};
+use crate::wanted::Wanted;
 use crate::{Failure, failure};
 
 /// How long verifying through a running `adit up` may take, unless said otherwise.

@@ -1,5 +1,6 @@
 //! How every front reaches a target: private destinations inside, public ones by the machine itself.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,12 +8,14 @@ use std::time::Duration;
 
 use adit_path::{Connect, ConnectFailure, Destination, Flow, Network, Query, ResolveFailure};
 use adit_tunnel::NameScope;
+use adit_verify::Context as Words;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::target::Target;
+use crate::{Failure, failure};
 
 /// The next address is tried after this much silence of the one before (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -109,17 +112,52 @@ impl Dialer {
     /// Connects to a target.
     pub async fn dial(&self, target: &Target) -> Result<Dialled, DialFailure> {
         let deadline = Instant::now() + self.budget;
-        let addresses = timeout(self.budget, self.resolve(&target.host))
-            .await
-            .map_err(|_| ConnectFailure::TimedOut(self.budget))??;
-        let mut candidates = addresses.into_iter().map(|address| SocketAddr::new(address, target.port));
+        let addresses = self.in_time(self.resolve(&target.host)).await?;
+        self.race(addresses, target.port, |to| self.clone().attempt(to, deadline)).await
+    }
+
+    /// Connects to a target inside the network, whatever its address and name look like.
+    pub async fn dial_inside(&self, target: &Target) -> Result<Flow, DialFailure> {
+        let deadline = Instant::now() + self.budget;
+        let addresses = match &target.host {
+            Destination::Address(address) => vec![*address],
+            Destination::Name(name) => self.in_time(self.ask(name, self.budget)).await?,
+        };
+        if addresses.is_empty() {
+            return Err(DialFailure::NoAddress(target.host.to_string()));
+        }
+        self.race(addresses, target.port, |to| self.clone().attempt_inside(to, deadline)).await
+    }
+
+    async fn in_time<T, E: Into<DialFailure>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, DialFailure> {
+        match timeout(self.budget, work).await {
+            Ok(outcome) => outcome.map_err(E::into),
+            Err(_) => Err(ConnectFailure::TimedOut(self.budget).into()),
+        }
+    }
+
+    /// Tries addresses one after the other, without waiting for a silent one (RFC 8305).
+    async fn race<T, F>(
+        &self,
+        addresses: Vec<IpAddr>,
+        port: u16,
+        attempt: impl Fn(SocketAddr) -> F,
+    ) -> Result<T, DialFailure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, DialFailure>> + Send + 'static,
+    {
+        let mut candidates = addresses.into_iter().map(|address| SocketAddr::new(address, port));
         let mut attempts = JoinSet::new();
         let mut worst = None;
         loop {
             let next = candidates.next();
             let more = next.is_some();
             if let Some(to) = next {
-                attempts.spawn(self.clone().attempt(to, deadline));
+                attempts.spawn(attempt(to));
             }
             let outcome = tokio::select! {
                 outcome = attempts.join_next() => outcome,
@@ -169,17 +207,42 @@ impl Dialer {
     }
 
     async fn attempt(self, to: SocketAddr, deadline: Instant) -> Result<Dialled, DialFailure> {
-        let left = deadline.saturating_duration_since(Instant::now());
         if self.network.owns(&Destination::Address(to.ip())) {
-            let options = Connect { timeout: left, ..Connect::default() };
-            return Ok(Dialled::Inside(self.network.connect(to, options).await?));
+            return self.attempt_inside(to, deadline).await.map(Dialled::Inside);
         }
+        let left = deadline.saturating_duration_since(Instant::now());
         if self.network.status().borrow().config.is_none() {
             return Err(DialFailure::NotReady);
         }
         match timeout(left, TcpStream::connect(to)).await {
             Ok(connected) => connected.map(Dialled::Outside).map_err(DialFailure::Outside),
             Err(_) => Err(ConnectFailure::TimedOut(self.budget).into()),
+        }
+    }
+}
+
+impl Dialer {
+    async fn attempt_inside(self, to: SocketAddr, deadline: Instant) -> Result<Flow, DialFailure> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let options = Connect { timeout: left, ..Connect::default() };
+        Ok(self.network.connect(to, options).await?)
+    }
+}
+
+impl DialFailure {
+    /// The failure in front of a person, with the catalogue's advice.
+    pub fn describe(&self, target: &Target) -> Failure {
+        let host = target.host.to_string();
+        let words = Words::default().with("target", target).with("host", &host).with("port", target.port);
+        match self {
+            Self::Resolve(failure) => words.with("name", host).resolve(failure),
+            Self::Connect(failure) => words.connect(failure),
+            Self::NoAddress(_) => failure::of("dns.empty", self.to_string()),
+            Self::NotReady => failure::of("tunnel.down", self.to_string()),
+            Self::Outside(error) => {
+                let summary = format!("{target} cannot be reached outside the network");
+                failure::of("target.unreachable", summary).seen(error.to_string())
+            }
         }
     }
 }

@@ -1,0 +1,64 @@
+//! From what somebody wants verified to the plan of a verification.
+
+use std::time::{Duration, SystemTime};
+
+use adit_verify::{Plan, Stage, StageReport, StageStatus, Target, TargetError, Trust, rfc3339};
+
+use crate::{Failure, failure, machine};
+
+/// What is to be verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The profile's name.
+    pub(crate) profile: String,
+    /// The targets, as they were written.
+    pub(crate) targets: Vec<String>,
+    /// The time for all of it.
+    pub(crate) timeout: Duration,
+    /// Our own public key, for advice; `None` where another process owns the tunnel.
+    pub(crate) identity: Option<String>,
+}
+
+impl Wanted {
+    /// The plan.
+    ///
+    /// # Errors
+    /// A target is malformed, or the authorities cannot be read.
+    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
+        let targets = self.targets.iter().map(|text| text.parse().map_err(|error| bad_target(&error)));
+        let targets = targets.collect::<Result<Vec<Target>, Failure>>()?;
+        // Reading the system's authorities takes a while that most targets need not wait for.
+        let tls = self.targets.iter().any(|text| text.starts_with("https") || text.ends_with(",tls"));
+        let trust = tls.then(|| Trust::load(None, true)).transpose().map_err(|error| {
+            failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
+        })?;
+        let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
+        // A command that attaches has not seen these stages.
+        let own = self.identity.is_some();
+        let before = [Stage::Env, Stage::Config, Stage::Credential].map(passed);
+        Ok(Plan {
+            timeout: self.timeout,
+            trust,
+            profile: Some(self.profile.clone()),
+            provider: Some("wireguard".to_owned()),
+            identity: self.identity.clone(),
+            local_networks: machine::networks(),
+            before: if own { before.to_vec() } else { Vec::new() },
+            ..Plan::new(targets, now())
+        })
+    }
+}
+
+fn bad_target(error: &TargetError) -> Failure {
+    let failure = failure::of("config.target", error.to_string());
+    match &error.suggestion {
+        Some(suggestion) => failure.with_fix(vec![format!("write {suggestion}")]),
+        None => failure,
+    }
+}
+
+/// The time of day (RFC 3339).
+pub(crate) fn now() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    rfc3339(since.as_secs())
+}
