@@ -52,22 +52,6 @@ pub(super) const CLASSES: &[Class] = &[
     )
     .note(),
     class(
-        "exec.not_found",
-        Exit::NotFound,
-        Blame::User,
-        "the program was not found",
-        &["Check the spelling, and that the program is installed in this sandbox and in PATH."],
-        "`exec` connects and verifies first, then starts the program. The program's name led to no file. The exit code is 127, as in a shell.",
-    ),
-    class(
-        "exec.not_executable",
-        Exit::NotExecutable,
-        Blame::User,
-        "the program cannot be run",
-        &["Check its permissions, its architecture, and the interpreter in its first line."],
-        "The program was found, and the kernel refused to run it. The exit code is 126, as in a shell.",
-    ),
-    class(
         "env.no_seccomp_notify",
         Exit::Environment,
         Blame::Sandbox,
