@@ -14,7 +14,7 @@ use crate::config::Mode;
 use crate::daemon::exit_code;
 use crate::fronts::{Credentials, Proxy};
 use crate::verification::Through;
-use crate::{Failure, failure, session};
+use crate::{Exit, Failure, failure, session};
 
 /// Connects, verifies, runs the program, and returns its exit code.
 pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure> {
@@ -120,7 +120,10 @@ fn not_started(error: &LaunchFailure) -> Failure {
         LaunchFailure::Filter { .. } => "env.no_seccomp_notify",
         LaunchFailure::System { .. } => "internal",
     };
-    failure::of(class, error.to_string())
+    let mut failure = failure::of(class, error.to_string());
+    // Some of these classes are mere notes elsewhere; here no program ran, which is never a success.
+    failure.exit = Exit::try_from(error.exit_code()).unwrap_or(Exit::ExecFailed);
+    failure
 }
 
 /// Our own environment without what concerns adit alone, and with what the program may want to know.
@@ -145,4 +148,18 @@ fn environment(profile: &str, secrets: &[String], status: &Status) -> Vec<(OsStr
 /// Variables that are flags or credentials of adit: no program inherits them.
 fn is_private(name: &str) -> bool {
     name.starts_with("ADIT_") || name.starts_with("WIREGUARD_") || name.starts_with("TS_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_did_not_run_is_never_a_success() {
+        let no_backend =
+            LaunchFailure::NoBackend { class: "env.no_seccomp_notify", reason: "EBUSY".to_owned() };
+        assert_eq!(not_started(&no_backend).exit, Exit::ExecFailed);
+        let missing = LaunchFailure::NotFound { program: "x".to_owned() };
+        assert_eq!(not_started(&missing).exit, Exit::NotFound);
+    }
 }
