@@ -18,5 +18,7 @@ mod boxes;
 mod container;
 mod engine;
 mod exec;
+mod fronts;
 mod reaches;
 mod sessions;
+mod up;

@@ -13,4 +13,4 @@ mod services;
 pub(crate) use container::in_container;
 pub(crate) use laboratory::{Lab, Part, wait_until};
 pub(crate) use process::{Outcome, Process, run, run_with_input};
-pub(crate) use services::blob;
+pub(crate) use services::{blob, serve_http};
