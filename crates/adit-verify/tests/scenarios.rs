@@ -3,11 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_path::{FlowStream, Network, Phase};
+use adit_path::{
+    Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, FlowStream, Listen, ListenFailure,
+    Listener, Network, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp, UdpFailure,
+    UdpFlow,
+};
 use adit_sim::{Host, ScriptedNetwork, Service, services};
 use adit_tunnel::{Fault, PeerStatus};
 use adit_verify::{
@@ -15,6 +19,7 @@ use adit_verify::{
     Verified, format, verify,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 const DB: [u8; 4] = [10, 77, 0, 5];
@@ -386,6 +391,52 @@ async fn a_tunnel_that_says_nothing_itself_is_silent_after_the_handshakes_budget
         failure.fix[0].contains("OURKEY=") && failure.evidence[0].contains("4 datagrams sent, 0 received"),
         "{failure:?}"
     );
+}
+
+/// A network that publishes its state whenever it is asked for it, as the live engine does.
+struct Restless(ScriptedNetwork);
+
+impl Network for Restless {
+    fn owns(&self, destination: &Destination) -> bool {
+        self.0.owns(destination)
+    }
+
+    fn resolve(&self, query: Query) -> BoxFuture<'_, Result<Answer, ResolveFailure>> {
+        self.0.resolve(query)
+    }
+
+    fn connect(&self, to: SocketAddr, options: Connect) -> BoxFuture<'_, Result<Flow, ConnectFailure>> {
+        self.0.connect(to, options)
+    }
+
+    fn udp(&self, options: Udp) -> BoxFuture<'_, Result<UdpFlow, UdpFailure>> {
+        self.0.udp(options)
+    }
+
+    fn listen(&self, port: u16, options: Listen) -> BoxFuture<'_, Result<Listener, ListenFailure>> {
+        self.0.listen(port, options)
+    }
+
+    fn ping(&self, to: IpAddr, kind: PingKind) -> BoxFuture<'_, Result<Pong, PingFailure>> {
+        self.0.ping(to, kind)
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.0.set_status(|status| status.counters.net_sent += 1);
+        self.0.status()
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_publishes_whenever_it_is_asked_does_not_keep_a_stage_busy() {
+    let inner = down(Phase::Connecting, "wg.udp.refused");
+    let network = Restless(inner.clone());
+    let dialer = NetworkDialer::new(Arc::new(inner.clone()));
+    let short = Plan { timeout: Duration::from_millis(300), ..plan(&[]) };
+    let report = verify(&network, &dialer, &short, &|_| {}).await;
+    assert_eq!(failed(&report).0, "deadline");
+    let asked = inner.status().borrow().counters.net_sent;
+    assert!(asked < 20, "the state was asked for {asked} times");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_path::{Network, Phase, Status};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 use crate::catalogue::Words;
@@ -39,7 +40,8 @@ pub async fn verify(
     observer: &dyn Observer,
 ) -> Report {
     let began = Instant::now();
-    let run = Run { network, dialer, plan, observer, began, log: Mutex::default() };
+    let status = network.status();
+    let run = Run { network, status, dialer, plan, observer, began, log: Mutex::default() };
     observer.notice(Event::Connecting { profile: plan.profile.clone(), provider: plan.provider.clone() });
     let verified = match timeout_at(began + plan.timeout, run.stages()).await {
         Ok(Ok(verified)) => verified,
@@ -59,6 +61,9 @@ struct Stopped;
 
 struct Run<'a> {
     network: &'a dyn Network,
+    /// Kept from the start: asking the network for it may make it publish, which would wake whoever waits for a
+    /// change.
+    status: watch::Receiver<Status>,
     dialer: &'a dyn Dialer,
     plan: &'a Plan,
     observer: &'a dyn Observer,
@@ -213,7 +218,13 @@ impl Run<'_> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The state as last published.
     fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The state with fresh counters.
+    fn fresh_status(&self) -> Status {
         self.network.status().borrow().clone()
     }
 

@@ -221,7 +221,7 @@ impl Run<'_> {
                 break;
             }
         }
-        let received = self.status().counters.host_received;
+        let received = self.fresh_status().counters.host_received;
         found.facts.received = received > 0 || found.facts.gateway == Some(true);
         if received == 0 && !found.facts.received {
             found.seen.push(
