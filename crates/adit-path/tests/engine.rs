@@ -325,6 +325,18 @@ async fn shutting_down_ends_everything_with_a_word() {
 }
 
 #[tokio::test]
+async fn whoever_looks_at_the_status_does_not_hold_up_the_network() {
+    let pair = pair().await;
+    let status = pair.client.status();
+    let looking = status.borrow();
+    let (mut client, mut server) = streams(&pair, 7015).await;
+    client.write_all(b"goes on").await.unwrap();
+    let mut buffer = [0; 7];
+    within(server.read_exact(&mut buffer)).await.unwrap();
+    assert_eq!((&buffer, looking.phase), (b"goes on", Phase::Up));
+}
+
+#[tokio::test]
 async fn a_connect_that_nobody_waits_for_any_more_leaves_nothing() {
     let pair = pair().await;
     let mut listener = within(pair.server.listen(7012, Listen::default())).await.unwrap();

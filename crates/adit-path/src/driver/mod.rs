@@ -29,6 +29,7 @@ mod watch;
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use adit_netstack::{Stack, StackConfig};
@@ -111,7 +112,7 @@ impl<T: Tunnel> Driver<T> {
         let (command_sender, commands) = mpsc::channel(64);
         let (ownership, ownership_receiver) = watch_channel::channel(Ownership::default());
         let now = Instant::now();
-        let (publisher, status) = Publisher::new(now);
+        let (publisher, status) = Publisher::new(now)?;
         let mailbox = Mailbox { requests: request_sender, notices: notice_sender, bell: bell.clone() };
         let ends_registry = registry.try_clone()?;
         let end = match end {
@@ -207,7 +208,7 @@ impl<T: Tunnel> Driver<T> {
         let blocked = self.transmit(now);
         self.publisher.sent(now, &self.links.traffic);
         if self.publisher.is_due() {
-            self.publish(now);
+            self.publish(now, None);
         }
         more_notices || more_events || more_work || (self.limited && !blocked) || self.links.readable()
     }
@@ -221,11 +222,7 @@ impl<T: Tunnel> Driver<T> {
             if let Ok(notice) = self.notices.try_recv() {
                 match notice {
                     Notice::Shutdown => self.ended = true,
-                    Notice::Refresh(done) => {
-                        self.publish(now);
-                        // An asker that no longer waits needs no word.
-                        let _ = done.try_send(());
-                    }
+                    Notice::Refresh(done) => self.publish(now, Some(done)),
                     notice => self.end.notice(now, notice),
                 }
             } else if let Ok(command) = self.commands.try_recv() {
@@ -379,9 +376,9 @@ impl<T: Tunnel> Driver<T> {
         blocked
     }
 
-    fn publish(&mut self, now: Instant) {
+    fn publish(&mut self, now: Instant, done: Option<SyncSender<()>>) {
         let peers = self.tunnel.peers(now);
-        self.publisher.publish(now, peers, &self.links.traffic, self.end.counts());
+        self.publisher.publish(now, peers, &self.links.traffic, self.end.counts(), done);
     }
 
     /// Ends in order: flows are reset, what that makes is sent, whoever waits is told.
@@ -397,15 +394,7 @@ impl<T: Tunnel> Driver<T> {
         while let Ok(request) = self.requests.try_recv() {
             request.fail(&Gone::Closed);
         }
-        self.publisher.closed(now);
-        self.publish(now);
-    }
-}
-
-impl<T: Tunnel> Drop for Driver<T> {
-    /// Says that nothing comes any more even if the loop ended by a panic of the protocol.
-    fn drop(&mut self) {
-        self.publisher.ended();
+        self.publisher.closed(now, &self.links.traffic);
     }
 }
 

@@ -1,7 +1,10 @@
 //! What the world outside the loop knows of it.
 
+use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use adit_tunnel::{Dropped, Fault, HostPacket, HostPort, NetConfig, PeerStatus};
 use tokio::sync::watch;
@@ -11,11 +14,21 @@ use crate::{Counters, Phase, Status};
 
 /// Names of the outside that are remembered.
 const MAX_RESOLVED: usize = 64;
+/// States that may wait to be seen.
+const MAX_WAITING: usize = 64;
+/// How long the end of the loop waits for its last state to be seen.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Something to publish, and whom to tell that it was.
+type Word = (Status, Option<SyncSender<()>>);
 
 /// Keeps the state of the network and publishes every change of it.
+///
+/// A watch channel makes its sender wait for whoever looks at the value, so that sending is a thread of its own: the
+/// loop must not wait for its watchers.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    sender: watch::Sender<Status>,
+    words: SyncSender<Word>,
     phase: Phase,
     since: Instant,
     fault: Option<Fault>,
@@ -29,10 +42,12 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(now: Instant) -> (Self, watch::Receiver<Status>) {
+    pub(crate) fn new(now: Instant) -> io::Result<(Self, watch::Receiver<Status>)> {
         let (sender, receiver) = watch::channel(Status::default());
+        let (words, spoken) = sync_channel(MAX_WAITING);
+        thread::Builder::new().name("adit-status".to_owned()).spawn(move || speak(&spoken, &sender))?;
         let publisher = Self {
-            sender,
+            words,
             phase: Phase::Starting,
             since: now,
             fault: None,
@@ -44,7 +59,7 @@ impl Publisher {
             dropped: [0; Dropped::ALL.len()],
             due: false,
         };
-        (publisher, receiver)
+        Ok((publisher, receiver))
     }
 
     pub(crate) fn drop(&mut self, reason: Dropped) {
@@ -96,17 +111,13 @@ impl Publisher {
         self.enter(now, Phase::Failed);
     }
 
-    pub(crate) fn closed(&mut self, now: Instant) {
+    /// Publishes the end, and waits until it is seen: after it, nobody asks the loop any more.
+    pub(crate) fn closed(&mut self, now: Instant, traffic: &Traffic) {
         self.enter(now, Phase::Closed);
-    }
-
-    /// The loop is no more, in order or not.
-    pub(crate) fn ended(&self) {
-        self.sender.send_if_modified(|status| {
-            let open = status.phase != Phase::Closed;
-            status.phase = Phase::Closed;
-            open
-        });
+        let (done, seen) = sync_channel(1);
+        self.publish(now, Vec::new(), traffic, (0, 0), Some(done));
+        // A watcher that looks away for longer than this sees it later.
+        let _ = seen.recv_timeout(LAST_WORD);
     }
 
     /// Whether a change was not published yet.
@@ -120,8 +131,8 @@ impl Publisher {
         peers: Vec<PeerStatus>,
         traffic: &Traffic,
         (tcp_flows, udp_flows): (u64, u64),
+        done: Option<SyncSender<()>>,
     ) {
-        self.due = false;
         let mut dropped: Vec<(String, u64)> = Dropped::ALL
             .iter()
             .map(|reason| (reason.to_string(), self.dropped[reason.index()]))
@@ -130,7 +141,7 @@ impl Publisher {
         if traffic.lost > 0 {
             dropped.push(("the system did not send the datagram".to_owned(), traffic.lost));
         }
-        self.sender.send_replace(Status {
+        let status = Status {
             phase: self.phase,
             fault: self.fault.clone(),
             config: self.config.clone(),
@@ -149,7 +160,9 @@ impl Publisher {
                 udp_flows,
                 dropped,
             },
-        });
+        };
+        // What finds no room is published with the next turn.
+        self.due = self.words.try_send((status, done)).is_err();
     }
 
     fn enter(&mut self, now: Instant, phase: Phase) {
@@ -160,6 +173,22 @@ impl Publisher {
             self.since = now;
         }
     }
+}
+
+/// Publishes what the loop says until it is no more, in order or by a panic.
+fn speak(words: &Receiver<Word>, sender: &watch::Sender<Status>) {
+    while let Ok((status, done)) = words.recv() {
+        sender.send_replace(status);
+        if let Some(done) = done {
+            // Nobody may wait for it any more.
+            let _ = done.try_send(());
+        }
+    }
+    sender.send_if_modified(|status| {
+        let open = status.phase != Phase::Closed;
+        status.phase = Phase::Closed;
+        open
+    });
 }
 
 /// How many packets a super-segment stands for, by its payload alone.
