@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
 use crate::supervisor::Supervisor;
+use crate::sys::signal;
 use crate::trapped::parse_socket_link;
 
 /// The time between two looks.
@@ -20,9 +21,13 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// Looks until the supervisor stops. What is missing twice in a row is gone: a descriptor on its way from one
 /// process to another can be missed once.
-pub(crate) fn run(supervisor: &Arc<Supervisor>) {
+/// With a `program`, this process has adopted the orphans of its tree, and they are waited for as well.
+pub(crate) fn run(supervisor: &Arc<Supervisor>, program: Option<i32>) {
     let mut suspects = HashSet::new();
     while !supervisor.stops_within(EVERY) {
+        if let Some(program) = program {
+            signal::reap_orphans(program);
+        }
         let known = supervisor.known_inodes();
         if known.is_empty() {
             suspects.clear();

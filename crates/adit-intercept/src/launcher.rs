@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ pub struct Running {
     pid: i32,
     backend: Backend,
     listener: Arc<Listener>,
-    forwarding: Option<Forwarding>,
+    forwarding: Mutex<Option<Forwarding>>,
     stop: OwnedFd,
     network: Option<JoinHandle<()>>,
     stop_network: Option<oneshot::Sender<()>>,
@@ -129,7 +129,7 @@ impl Launcher {
             pid,
             backend,
             listener: Arc::new(listener),
-            forwarding,
+            forwarding: Mutex::new(forwarding),
             stop,
             network: None,
             stop_network: None,
@@ -161,7 +161,8 @@ impl Launcher {
         })?);
         let counted = supervisor.clone();
         let census = thread::Builder::new().name("adit-exec-census".to_owned());
-        census.spawn(move || census::run(&counted))?;
+        let program = self.options.foreground.then_some(running.pid);
+        census.spawn(move || census::run(&counted, program))?;
         for _ in 0..WORKERS {
             let supervisor = supervisor.clone();
             let worker = thread::Builder::new().name("adit-exec".to_owned());
@@ -241,20 +242,24 @@ impl Running {
         self.backend
     }
 
-    /// Waits for the end of the program. When it stops (Ctrl-Z) and we run in the foreground for it, this
-    /// process stops as well and goes on with it, as a shell expects of a job.
+    /// Waits for the end of the program; from then on, signals mean this process again. When the program stops
+    /// (Ctrl-Z) and we run in the foreground for it, this process stops as well and goes on with it, as a shell
+    /// expects of a job.
     pub fn wait(&self) -> io::Result<Exit> {
-        loop {
+        let foreground = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let exit = loop {
             match signal::wait(self.pid)? {
-                Change::Exited(code) => return Ok(Exit::Code(code as u8)),
-                Change::Killed(signal) => return Ok(Exit::Signal(signal as u8)),
-                Change::Stopped(_) if self.forwarding.is_some() => {
+                Change::Exited(code) => break Exit::Code(code as u8),
+                Change::Killed(signal) => break Exit::Signal(signal as u8),
+                Change::Stopped(_) if foreground => {
                     signal::kill(std::process::id() as i32, libc::SIGSTOP)?;
                     signal::kill(self.pid, libc::SIGCONT)?;
                 }
                 Change::Stopped(_) => {}
             }
-        }
+        };
+        drop(self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).take());
+        Ok(exit)
     }
 
     /// Waits until no supervised process is left, also those that the program left behind; `false` if some are

@@ -69,8 +69,8 @@ pub struct Options {
     pub wait: Duration,
     /// Where the name servers of the program are listed.
     pub resolv_conf: PathBuf,
-    /// Handle the signals of the terminal, forward others, adopt orphans: for a process whose purpose is this
-    /// program. A library that runs programs among other things says no.
+    /// Handle the signals of the terminal, forward others, adopt orphans and wait for every child that ends: for
+    /// a process whose purpose is this program. A library that runs programs among other things says no.
     pub foreground: bool,
 }
 

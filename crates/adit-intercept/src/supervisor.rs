@@ -170,6 +170,8 @@ impl Supervisor {
         match trouble {
             Trouble::Gone => Answer::Errno(libc::EINTR),
             Trouble::Errno(errno) => Answer::Errno(*errno),
+            // What cannot reach anybody may run unseen.
+            Trouble::Opaque(..) if !sends(trapped.call) => Answer::Continue,
             Trouble::Opaque(what, error) => match self.options.on_opaque {
                 OnOpaque::Deny => {
                     let (command, tid, call) = (trapped.command(), trapped.tid, trapped.call);
@@ -409,6 +411,23 @@ impl Supervisor {
         trapped.write(pointer, &errno.to_ne_bytes()[..room.min(4)])?;
         trapped.write(len_pointer, &(room.min(4) as u32).to_ne_bytes())?;
         Ok(Answer::Value(0))
+    }
+}
+
+/// Whether a system call can reach a destination.
+fn sends(call: Call) -> bool {
+    match call {
+        Call::Connect | Call::SendTo | Call::SendMsg | Call::SendMmsg | Call::Multiplexed => true,
+        Call::Socket
+        | Call::Bind
+        | Call::Listen
+        | Call::GetPeerName
+        | Call::GetSockOpt
+        | Call::RecvFrom
+        | Call::RecvMsg
+        | Call::RecvMmsg
+        | Call::RecvMmsgTime64
+        | Call::IoUringSetup => false,
     }
 }
 

@@ -444,3 +444,107 @@ fn psql_says_what_it_says_on_a_real_network() {
         assert!(outcome.output.contains("10.77.0.5"), "{}", outcome.output);
     }
 }
+
+#[test]
+fn a_supervisor_that_cannot_be_dumped_supervises_all_the_same() {
+    let python = need!("python3");
+    match in_a_process("a_supervisor_that_cannot_be_dumped_supervises_all_the_same") {
+        Some(mut command) => {
+            let output = command.output().expect("a process");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        None => {
+            adit_intercept::hygiene::deny_dumps().expect("prctl");
+            for backend in [None, Some(backends()[0]), backends().last().copied()] {
+                let mut lab = Lab::new(backends()[0]);
+                lab.options.backend = backend;
+                let script = "
+import socket
+s = socket.create_connection(('10.77.0.6', 5432)); print(s.getpeername()[0])
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.sendto(b'x', ('10.77.0.5', 7)); print(u.recvfrom(9)[1])
+";
+                assert_eq!(lab.python(&python, script).success(), "10.77.0.6\n('10.77.0.5', 7)\n");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_process_that_cannot_be_read_is_refused_and_not_let_through() {
+    let python = need!("python3");
+    for backend in backends() {
+        // Undumpable, the program is as opaque as one that has changed its user.
+        let script = "
+import ctypes, errno, socket
+l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen()
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+for to in (('10.77.0.5', 5432), l.getsockname()):
+    try: socket.create_connection(to, 20); print('connected')
+    except OSError as e: print(errno.errorcode[e.errno])
+";
+        let lab = Lab::new(backend);
+        let output = lab.python(&python, script).success();
+        // The capability to trace reads it all the same.
+        let status = fs::read_to_string("/proc/self/status").expect("our own status");
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("capabilities");
+        let traces = u64::from_str_radix(effective, 16).expect("a number") & 1 << 19 != 0;
+        assert_eq!(output, if traces { "connected\nconnected\n" } else { "EACCES\nEACCES\n" }, "{backend}");
+        assert_eq!(lab.network.connects().len(), usize::from(traces));
+    }
+}
+
+#[test]
+fn another_network_namespace_is_none_of_our_business() {
+    let (python, unshare) = (need!("python3"), need!("unshare"));
+    for backend in backends() {
+        let lab = Lab::new(backend);
+        let script = lab.scratch.file("script.py");
+        let code = "
+import errno, socket
+try: socket.create_connection(('10.77.0.5', 5432), 20); print('connected')
+except OSError as e: print(errno.errorcode[e.errno])
+l = socket.socket(); print(l.connect_ex(('127.0.0.1', 1)) != 0)
+";
+        fs::write(&script, code).expect("a script");
+        let root = rustix::process::geteuid().is_root();
+        let flags = if root { "-n" } else { "-Urn" };
+        let outcome = lab.run([unshare.as_os_str(), flags.as_ref(), python.as_os_str(), script.as_os_str()]);
+        if outcome.output.starts_with("unshare:") {
+            println!("SKIPPED 1 test: {}", outcome.output.trim());
+            return;
+        }
+        assert_eq!(outcome.success(), "ENETUNREACH\nTrue\n", "{backend}");
+        assert!(lab.network.connects().is_empty());
+    }
+}
+
+#[test]
+fn orphans_of_a_program_in_the_foreground_are_waited_for() {
+    let python = need!("python3");
+    match in_a_process("orphans_of_a_program_in_the_foreground_are_waited_for") {
+        Some(mut command) => {
+            let text = String::from_utf8(command.output().expect("a process").stdout).expect("text");
+            assert!(text.contains("adopted\ngone\nexit Code(0)\n"), "{text}");
+        }
+        None => {
+            let exit = foreground(
+                &python,
+                "
+import os, time
+read, write = os.pipe()
+child = os.fork()
+if child == 0:
+    orphan = os.fork()
+    if orphan == 0: os.close(read); os.read(0, 0) ; os._exit(0)
+    os.write(write, b'%d' % orphan); os._exit(0)
+orphan = int(os.read(read, 20)); os.waitpid(child, 0); os.close(write); os.read(read, 1)
+print('adopted', flush=True)
+deadline = time.monotonic() + 30
+while os.path.exists('/proc/%d' % orphan) and time.monotonic() < deadline: time.sleep(0.05)
+print('zombie' if os.path.exists('/proc/%d' % orphan) else 'gone', flush=True)
+",
+            );
+            println!("exit {exit:?}");
+        }
+    }
+}

@@ -3,12 +3,14 @@
 use std::io;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::check;
 
 /// The process that gets the signals which are forwarded; 0 for none.
 static TARGET: AtomicI32 = AtomicI32::new(0);
+/// Signals that came before there was a process to get them, one bit each.
+static PENDING: AtomicU64 = AtomicU64::new(0);
 
 /// Signals of the terminal: they reach the program itself, which decides what they mean.
 const FROM_TERMINAL: [i32; 3] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP];
@@ -35,6 +37,7 @@ impl std::fmt::Debug for Action {
 impl Forwarding {
     pub(crate) fn start() -> io::Result<Self> {
         TARGET.store(0, Ordering::SeqCst);
+        PENDING.store(0, Ordering::SeqCst);
         let mut this = Self { previous: Vec::new() };
         for signal in FROM_TERMINAL {
             this.handle(signal, nothing)?;
@@ -45,9 +48,10 @@ impl Forwarding {
         Ok(this)
     }
 
-    /// Names the process that gets the signals.
+    /// Names the process that gets the signals, also those that have come already.
     pub(crate) fn to(&self, pid: i32) {
         TARGET.store(pid, Ordering::SeqCst);
+        deliver(pid);
     }
 
     fn handle(&mut self, signal: i32, handler: extern "C" fn(i32)) -> io::Result<()> {
@@ -72,26 +76,55 @@ impl Forwarding {
 impl Drop for Forwarding {
     fn drop(&mut self) {
         TARGET.store(0, Ordering::SeqCst);
+        discard_from_terminal();
         for (signal, previous) in &self.previous {
             // SAFETY: the action is the one that the kernel gave us for this signal.
             unsafe { libc::sigaction(*signal, &raw const previous.0, ptr::null_mut()) };
         }
+        // What was meant for a program that never came is meant for us.
+        // SAFETY: a system call without arguments.
+        deliver(unsafe { libc::getpid() });
+    }
+}
+
+/// Takes the signals of the terminal that came with those which ended the program, and which the thread that the
+/// kernel chose has not seen yet: under the restored disposition they would end this process as well.
+fn discard_from_terminal() {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the sets are plain values that are initialised before use, and every pointer lives across its call.
+    unsafe {
+        let (mut set, mut before) = (mem::zeroed(), mem::zeroed());
+        libc::sigemptyset(&raw mut set);
+        for signal in FROM_TERMINAL {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+        while libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const now) > 0 {}
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+    }
+}
+
+/// Sends what is pending; safe within a signal handler.
+fn deliver(pid: i32) {
+    let pending = PENDING.swap(0, Ordering::SeqCst);
+    for signal in FORWARDED.into_iter().filter(|signal| pending & (1 << signal) != 0) {
+        // SAFETY: kill(2) is safe within a signal handler, and its arguments are plain numbers.
+        unsafe { libc::kill(pid, signal) };
     }
 }
 
 extern "C" fn nothing(_signal: i32) {}
 
 extern "C" fn forward(signal: i32) {
+    PENDING.fetch_or(1 << signal, Ordering::SeqCst);
     let target = TARGET.load(Ordering::SeqCst);
     if target > 0 {
-        // SAFETY: kill(2) is safe within a signal handler, and its arguments are plain numbers. `errno` may
-        // change only on failure; the interrupted code is saved from that below.
-        unsafe {
-            let errno = libc::__errno_location();
-            let saved = *errno;
-            libc::kill(target, signal);
-            *errno = saved;
-        }
+        // SAFETY: the location is the interrupted thread's own; its value is put back, because the interrupted code
+        // may be about to read it.
+        let errno = unsafe { &mut *libc::__errno_location() };
+        let saved = *errno;
+        deliver(target);
+        *errno = saved;
     }
 }
 
@@ -113,6 +146,25 @@ pub(crate) enum Change {
     Exited(i32),
     Killed(i32),
     Stopped(i32),
+}
+
+/// Waits for the adopted children that have ended, all but `except`: nobody else will, and each holds a process
+/// number until somebody does.
+pub(crate) fn reap_orphans(except: i32) {
+    loop {
+        // SAFETY: all-zero bytes are a valid value of this plain structure.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the structure is writable for the call.
+        let found = check(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, look) });
+        // SAFETY: after a successful call the structure describes a child, or is zero if there is none.
+        let pid = unsafe { info.si_pid() };
+        if found.is_err() || pid == 0 || pid == except {
+            return;
+        }
+        // SAFETY: a null pointer asks for no status.
+        unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
+    }
 }
 
 /// Waits until a child ends or stops. Another thread's children are left alone.
