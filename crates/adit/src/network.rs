@@ -94,6 +94,7 @@ impl Network {
             profile: self.profile.clone(),
             targets: targets.into_iter().map(T::into).collect(),
             timeout: VERIFY,
+            ca_file: None,
             identity: self.session.as_ref().map(|session| session.public_key().to_owned()),
         };
         let dialer = NetworkDialer::new(Arc::clone(&self.network));

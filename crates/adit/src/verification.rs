@@ -14,7 +14,7 @@ use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
 use adit_verify::{Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, StageStatus};
 
-use crate::cli::{Context, Format, Global};
+use crate::cli::{ConnectArgs, Context, Format, Global};
 use crate::daemon::Verifier;
 use crate::dialing::ExecDialer;
 use crate::failure;
@@ -27,12 +27,13 @@ use crate::wanted::{Wanted, now};
 const CHEAP: Duration = Duration::from_secs(10);
 
 impl Wanted {
-    /// What a profile asks for.
-    pub(crate) fn of(profile: &Profile, session: &Session) -> Self {
+    /// What a profile and the flags ask for.
+    pub(crate) fn of(profile: &Profile, session: &Session, connect: &ConnectArgs) -> Self {
         Self {
             profile: profile.name.clone(),
             targets: profile.targets.clone(),
             timeout: profile.timeout,
+            ca_file: connect.ca_file.clone(),
             identity: Some(session.public_key().to_owned()),
         }
     }

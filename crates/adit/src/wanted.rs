@@ -1,5 +1,6 @@
 //! From what somebody wants verified to the plan of a verification.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use adit_verify::{Plan, Stage, StageReport, StageStatus, Target, TargetError, Trust, rfc3339};
@@ -15,6 +16,8 @@ pub(crate) struct Wanted {
     pub(crate) targets: Vec<String>,
     /// The time for all of it.
     pub(crate) timeout: Duration,
+    /// Authorities that are trusted besides the system's.
+    pub(crate) ca_file: Option<PathBuf>,
     /// Our own public key, for advice; `None` where another process owns the tunnel.
     pub(crate) identity: Option<String>,
 }
@@ -29,7 +32,7 @@ impl Wanted {
         let targets = targets.collect::<Result<Vec<Target>, Failure>>()?;
         // Reading the system's authorities takes a while that most targets need not wait for.
         let tls = self.targets.iter().any(|text| text.starts_with("https") || text.ends_with(",tls"));
-        let trust = tls.then(|| Trust::load(None, true)).transpose().map_err(|error| {
+        let trust = tls.then(|| Trust::load(self.ca_file.as_deref(), true)).transpose().map_err(|error| {
             failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
         })?;
         let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);

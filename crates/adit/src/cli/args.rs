@@ -136,6 +136,9 @@ pub struct ConnectArgs {
     /// Accept secret files that other users can read
     #[arg(long, env = "ADIT_INSECURE_PERMS", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub insecure_perms: bool,
+    /// Trust the certificate authorities of this PEM file too, when targets speak TLS
+    #[arg(long, env = "ADIT_CA_FILE", hide_env = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The text of a secret's source. It may be a secret put there by mistake, hence it is never printed.

@@ -46,7 +46,7 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
     let session = Session::start(profile.wireguard.clone(), EngineOptions::default())?;
-    let plan = Wanted::of(&profile, &session).plan()?;
+    let plan = Wanted::of(&profile, &session, &args.connect).plan()?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let up = Up { context, args, fronts, session: &session, socket: &socket, reporter };

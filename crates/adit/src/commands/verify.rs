@@ -25,7 +25,13 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
         .iter()
         .map(|text| text.parse().map_err(|error: RequirementError| failure::usage(error.to_string())));
     let require = require.collect::<Result<Vec<_>, Failure>>()?;
+    // Patience is of no use if the deadline over everything comes first, unless that one was set on purpose.
+    let patience = match args.connect.timeout {
+        Some(_) => Duration::ZERO,
+        None => args.wait.unwrap_or_default() + args.stable.unwrap_or_default(),
+    };
     let complete = |plan: Plan| Plan {
+        timeout: plan.timeout + patience,
         wait: args.wait,
         stable: args.stable,
         quality: args.quality || !require.is_empty(),
@@ -46,7 +52,7 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
             }
             None => {
                 let (profile, session) = access::start(context, &args.connect)?;
-                let plan = complete(Wanted::of(&profile, &session).plan()?);
+                let plan = complete(Wanted::of(&profile, &session, &args.connect).plan()?);
                 let report = verification::run(context, session.network(), &plan, Through::Network).await;
                 session.shutdown();
                 report?
@@ -64,6 +70,7 @@ async fn wanted(context: &Context, connect: &ConnectArgs, client: &Client) -> Re
         profile: info.profile,
         targets: overrides.targets.map(|targets| targets.value).unwrap_or_default(),
         timeout: connect.timeout.unwrap_or(TIMEOUT),
+        ca_file: connect.ca_file.clone(),
         identity: None,
     })
 }
@@ -112,7 +119,7 @@ pub(crate) async fn verified(
         }
         None => {
             let (profile, session) = access::start(context, connect)?;
-            let wanted = Wanted::of(&profile, &session);
+            let wanted = Wanted::of(&profile, &session, connect);
             let secrets = profile.settings.secret_variables().map(str::to_owned).collect();
             (Access::Private(Box::new(session)), wanted, secrets)
         }
