@@ -235,12 +235,20 @@ pub enum Command {
 
 /// `adit exec`
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit exec --config lab.conf -- curl http://files.corp.internal/
+  adit exec --config lab.conf --target tcp://db.internal:5432,postgres -- psql -h db.internal
+  adit exec -- psql -h db.internal        # in the network of a running `adit up`
+
+The exit code is the program's own, or 128 plus the signal that ended it. 2: wrong usage or configuration;
+125: adit failed before the program ran; 126: the program cannot be executed; 127: it was not found.")]
 pub struct ExecArgs {
     /// How to connect.
     #[command(flatten)]
     pub connect: ConnectArgs,
     /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(last = true, required = true, help_heading = "Program", value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<std::ffi::OsString>,
 }
 

@@ -5,6 +5,7 @@ mod network;
 mod overrides;
 mod secrets;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ pub use network::*;
 use serde_json::json;
 
 use crate::commands;
+use crate::config::{Failures, Settings};
 use crate::output::{Ui, logging};
 use crate::{Exit, Failure, dialing, failure};
 
@@ -34,6 +36,7 @@ pub struct Context {
     /// Where messages and results go.
     pub ui: Ui,
     matches: ArgMatches,
+    settings: OnceCell<Result<Settings, Failures>>,
 }
 
 impl Context {
@@ -90,7 +93,7 @@ fn run(arguments: Vec<OsString>) -> u8 {
         ui.failure(&failure);
         return failure.exit.code();
     }
-    let mut context = Context { global: cli.global, ui, matches };
+    let mut context = Context { global: cli.global, ui, matches, settings: OnceCell::new() };
     dispatch(&mut context, &cli.command).unwrap_or_else(|failure| {
         context.ui.failure(&failure);
         if context.global.json {

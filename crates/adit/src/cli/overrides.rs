@@ -64,7 +64,7 @@ impl Context {
         self.settings_or_all(connect, file).map_err(|failures| self.ui.all_but_last(failures))
     }
 
-    /// Finds, reads and merges the configuration of this run.
+    /// Finds, reads and merges the configuration of this run, once: it may be a pipe.
     ///
     /// # Errors
     ///
@@ -74,7 +74,8 @@ impl Context {
         connect: &ConnectArgs,
         file: Option<PathBuf>,
     ) -> Result<Settings, Failures> {
-        load(&self.overrides(connect, file)?, &Place::here())
+        let read = || load(&self.overrides(connect, file)?, &Place::here());
+        self.settings.get_or_init(read).clone()
     }
 
     fn given<T>(

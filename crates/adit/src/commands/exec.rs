@@ -1,25 +1,40 @@
 //! `adit exec`: runs an unmodified program in the network.
 
+mod proxied;
+
 use std::ffi::OsString;
-use std::process::Command;
 use std::sync::Arc;
 
 use adit_intercept::{LaunchFailure, Launcher, Options, Program, ProxyEnvironment};
 use adit_path::{Network, Status};
 
 use crate::cli::{Context, ExecArgs};
-use crate::commands::front_failed;
 use crate::commands::verify::{Verified, verified};
 use crate::config::Mode;
-use crate::daemon::exit_code;
-use crate::fronts::{Credentials, Proxy};
 use crate::verification::Through;
 use crate::{Exit, Failure, failure, session};
 
 /// Connects, verifies, runs the program, and returns its exit code.
+///
+/// A wrong command line or configuration ends with 2, every other failure before the program runs with 125, 126
+/// or 127: the other codes are the program's.
 pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure> {
-    let asked = context.settings(&args.connect, None).map_or(Mode::Auto, |settings| settings.mode.value);
-    let by_proxy = by_proxy(context, asked, args.connect.strict)?;
+    connect_and_run(context, args).map_err(|mut failure| {
+        if !matches!(failure.exit, Exit::Usage | Exit::NotExecutable | Exit::NotFound) {
+            failure.exit = Exit::ExecFailed;
+        }
+        failure
+    })
+}
+
+fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
+    // What is wrong with the configuration is said when it is used: a running `adit up` needs none.
+    let settings = context.settings_or_all(&args.connect, None).ok();
+    let (asked, strict) = match &settings {
+        Some(settings) => (settings.mode.value, settings.strict.value),
+        None => (args.connect.mode.unwrap_or_default(), args.connect.strict),
+    };
+    let by_proxy = by_proxy(context, asked, strict)?;
     let through = if by_proxy { Through::Network } else { Through::Exec };
     session::runtime()?.block_on(async {
         let Verified { access, profile, secrets } = match verified(context, &args.connect, through).await? {
@@ -28,12 +43,12 @@ pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure>
         };
         let network = access.network();
         let env = environment(&profile, &secrets, &network.status().borrow());
+        let program = Program { argv: args.command.clone(), env, cwd: None };
         if by_proxy {
-            let code = run_with_proxy(network, args, env).await;
+            let code = proxied::run(network, &program).await;
             access.close();
             return code;
         }
-        let program = Program { argv: args.command.clone(), env, cwd: None };
         // The runtime serves the network meanwhile.
         let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
         access.close();
@@ -76,39 +91,6 @@ fn launch(network: Arc<dyn Network>, program: &Program) -> Result<u8, Failure> {
     // What the program left behind stays supervised as long as it lives.
     running.wait_for_all(None);
     Ok(exit.code())
-}
-
-/// Runs a program with proxy variables that lead to a proxy of this process; returns its code.
-async fn run_with_proxy(
-    network: Arc<dyn Network>,
-    args: &ExecArgs,
-    mut env: Vec<(OsString, OsString)>,
-) -> Result<u8, Failure> {
-    let password = getrandom::u64().map_err(|error| failure::internal(error.to_string()))?;
-    let (user, password) = ("adit".to_owned(), format!("{password:016x}"));
-    let credentials = Credentials::parse(&format!("{user}:{password}"));
-    let any = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
-    let proxy = Proxy::bind(any, credentials).await.map_err(|error| front_failed(&error))?;
-    let address = proxy.address().map_err(|error| failure::internal(error.to_string()))?;
-    let variables = ProxyEnvironment { proxy: address, credentials: Some((user, password)) }.variables(&env);
-    env.retain(|(name, _)| !variables.iter().any(|(new, _)| new == name));
-    env.extend(variables);
-    let Some((name, arguments)) = args.command.split_first() else {
-        return Err(failure::usage("no command was given"));
-    };
-    let program = name.to_string_lossy().into_owned();
-    let mut child = Command::new(name).args(arguments).env_clear().envs(env).spawn().map_err(|source| {
-        not_started(&match source.kind() {
-            std::io::ErrorKind::NotFound => LaunchFailure::NotFound { program },
-            _ => LaunchFailure::NotExecutable { program, source },
-        })
-    })?;
-    let serving = tokio::spawn(proxy.run(network));
-    let ended = tokio::task::spawn_blocking(move || child.wait()).await;
-    serving.abort();
-    let status = ended.map_err(|error| failure::internal(error.to_string()))?;
-    let status = status.map_err(|error| failure::internal(error.to_string()))?;
-    Ok(u8::try_from(exit_code(status)).unwrap_or(125))
 }
 
 fn not_started(error: &LaunchFailure) -> Failure {

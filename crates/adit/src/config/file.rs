@@ -170,7 +170,7 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
         auth.finish(reader);
     }
     if let Some(mut verify) = table.table("verify", reader) {
-        profile.targets = verify.list("targets", reader, |text| Ok(text.to_owned()));
+        profile.targets = verify.list("targets", reader, |text| target(text).map(|()| text.to_owned()));
         profile.timeout = verify.parsed("timeout", reader, |text| {
             duration::parse(text).map_err(|why| (why, "write a duration like \"60s\"".to_owned()))
         });
@@ -184,7 +184,18 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     for forward in table.tables("forward", reader) {
         profile.forwards.extend(self::forward(forward, reader));
     }
-    table.finish(reader);
+    table.finish_with(
+        &[
+            ("targets", "verify"),
+            ("timeout", "verify"),
+            ("private_key", "auth"),
+            ("preshared_key", "auth"),
+            ("consume", "auth"),
+            ("socks", "proxy"),
+            ("http", "proxy"),
+        ],
+        reader,
+    );
     profile
 }
 
@@ -204,6 +215,19 @@ fn mode(text: &str) -> Result<Mode, (String, String)> {
         let words: Vec<_> = Mode::ALL.iter().map(|mode| mode.word()).collect();
         (format!("there is no mode `{text}`"), format!("write one of {}", words.join(", ")))
     })
+}
+
+/// Whether a text is a target; otherwise why not, and what to write.
+pub(super) fn target(text: &str) -> Result<(), (String, String)> {
+    let forms =
+        "write tcp://HOST:PORT[,postgres|…], http(s)://HOST/, udp://HOST:PORT, dns://NAME or icmp://HOST";
+    match text.parse::<adit_verify::Target>() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let fix = error.suggestion.as_ref().map_or(forms.to_owned(), |near| format!("write {near}"));
+            Err((error.to_string(), fix))
+        }
+    }
 }
 
 /// `ADDRESS:PORT` of this machine, or a port on 127.0.0.1.

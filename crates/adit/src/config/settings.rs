@@ -9,7 +9,7 @@ use adit_providers::wgquick::{self, Supplied, WgQuick};
 use adit_providers::{Opened, Problem, Reader, SecretKey, SecretSource};
 use serde_json::{Value, json};
 
-use super::file::{File, ForwardEntry, ProfileEntry};
+use super::file::{self, File, ForwardEntry, ProfileEntry};
 use super::setting::{Origin, Setting};
 use super::table::nearest;
 use super::{Dialect, Failures, Mode, Place, duration, search};
@@ -127,6 +127,16 @@ pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> 
 ///
 /// Everything that is wrong with it.
 pub fn load_text(text: &str, file: Setting<PathBuf>, overrides: &Overrides) -> Result<Settings, Failures> {
+    let wanted = overrides.targets.iter().flat_map(|targets| &targets.value);
+    let wrong: Vec<Failure> = wanted
+        .filter_map(|text| file::target(text).err())
+        .map(|(why, fix)| {
+            failure::of("config.target", format!("this is no target: {why}")).with_fix(vec![fix])
+        })
+        .collect();
+    if !wrong.is_empty() {
+        return Err(Failures(wrong));
+    }
     let name = file.value.display().to_string();
     match Dialect::of(text) {
         Dialect::Adit => {

@@ -125,7 +125,7 @@ impl<'t, 'i> Table<'t, 'i> {
             Some(found) => Some(Found { value: found, span: value.span() }),
             None => {
                 let is = value.get_ref().type_str();
-                let summary = format!("`{}` is a {is}; it must be {kind}", self.name(key));
+                let summary = format!("`{}` is of the type {is}; it must be {kind}", self.name(key));
                 reader.wrong(value.span(), summary, &format!("write {kind}"));
                 None
             }
@@ -179,7 +179,8 @@ impl<'t, 'i> Table<'t, 'i> {
                 DeValue::String(text) => text.as_ref(),
                 DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
                 other => {
-                    let summary = format!("`{}` holds a {}, not a string", self.name(key), other.type_str());
+                    let summary =
+                        format!("`{}` holds a value of the type {}", self.name(key), other.type_str());
                     reader.wrong(item.span(), summary, "write strings in quotes");
                     continue;
                 }
@@ -238,6 +239,11 @@ impl<'t, 'i> Table<'t, 'i> {
 
     /// Reports every key that was not asked for.
     pub(super) fn finish(self, reader: &mut Reader<'_>) {
+        self.finish_with(&[], reader);
+    }
+
+    /// Reports every key that was not asked for. `below` are keys of tables inside this one, with the table.
+    pub(super) fn finish_with(self, below: &[(&'static str, &str)], reader: &mut Reader<'_>) {
         for (key, _) in self.entries {
             let name: &str = key.get_ref();
             if self.known.contains(&name) {
@@ -247,9 +253,14 @@ impl<'t, 'i> Table<'t, 'i> {
                 if self.path.is_empty() { "the top level".to_owned() } else { format!("[{}]", self.path) };
             let short: String = name.chars().take(40).collect();
             let failure = failure::of("config.key", format!("`{short}` is not a key of {place}"));
-            let failure = match nearest(name, &self.known) {
-                Some(near) => failure.with_fix(vec![format!("write `{near}`")]),
-                None => failure
+            let inside: Vec<&str> = below.iter().map(|(key, _)| *key).collect();
+            let failure = match (nearest(name, &self.known), nearest(name, &inside)) {
+                (Some(near), _) => failure.with_fix(vec![format!("write `{near}`")]),
+                (None, Some(near)) => {
+                    let table = below.iter().find(|(key, _)| *key == near).map_or("", |(_, table)| *table);
+                    failure.with_fix(vec![format!("write `{near}` in [{}]", self.name(table))])
+                }
+                (None, None) => failure
                     .seen(format!("known keys: {}", self.known.join(", ")))
                     .with_fix(vec!["delete the line, or use a key that is known".to_owned()]),
             };

@@ -102,6 +102,7 @@ fn unknown_keys_are_errors_with_the_nearest_that_is_known() {
         .map(|f| (f.class.as_str(), f.location.as_ref().unwrap().to_string(), f.fix[0].clone()))
         .collect();
     assert_eq!(said[1], ("config.key", "adit.toml:6:1".to_owned(), "write `timeout`".to_owned()));
+    assert_eq!(said[0].2, "write `targets` in [profile.a.verify]");
     assert_eq!(said.len(), 3);
     assert!(failures.iter().all(|failure| failure.exit == Exit::Usage));
 }
@@ -224,4 +225,14 @@ fn entries_show_sources_and_never_secrets() {
         (key.value.as_str().unwrap(), key.origin.to_string().as_str()),
         ("file:/run/adit/key", "deploy/adit.toml:8")
     );
+}
+
+#[test]
+fn a_flag_that_is_no_target_is_refused_with_every_command() {
+    let overrides = Overrides {
+        targets: Some(Setting::new(vec!["tpc://db:1".to_owned()], Origin::Flag("--target"))),
+        ..Overrides::default()
+    };
+    let failures = load_text(FULL, file("adit.toml"), &overrides).unwrap_err().0;
+    assert_eq!((failures[0].class.as_str(), failures[0].exit), ("config.target", Exit::Usage));
 }

@@ -1,0 +1,102 @@
+//! What a program under `adit exec` gets: its environment, signals, and a way into the network by proxy variables.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use common::*;
+
+/// The configuration of the laboratory without its key.
+fn without_key(lab: &Lab) -> String {
+    let text = fs::read_to_string(lab.directory.join("lab.conf")).unwrap();
+    assert!(text.contains(CLIENT_KEY));
+    text.lines().filter(|line| !line.contains(CLIENT_KEY)).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_program_inherits_no_secret_and_no_flag_of_ours() {
+    let lab = Lab::new("inherit");
+    lab.write("bare.conf", &without_key(&lab));
+    for consume in [&["--consume"][..], &[]] {
+        let flags = ["exec", "--config", "bare.conf", "--private-key", "env:MY_WG_KEY"];
+        let mut command = lab.command(&[&flags, consume, &["--", "env"]].concat());
+        let output = command.env("MY_WG_KEY", CLIENT_KEY).env("ADIT_TIMEOUT", "30s").output().unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{err}");
+        assert!(
+            !out.contains(CLIENT_KEY) && !out.contains("MY_WG_KEY") && !out.contains("ADIT_TIMEOUT"),
+            "{out}"
+        );
+        assert!(out.contains("ADIT_PROFILE=bare\n") && out.contains("ADIT_ADDR4=10.77.0.2\n"), "{out}");
+        assert!(!err.contains(CLIENT_KEY), "{err}");
+    }
+}
+
+#[test]
+fn proxy_variables_lead_a_program_into_the_network_with_a_warning() {
+    let lab = Lab::new("proxied");
+    let script = "at=${http_proxy#http://}; user=${at%@*}; at=${at#*@}; \
+                  exec 3<>/dev/tcp/${at%:*}/${at#*:}; \
+                  printf 'CONNECT 10.77.0.1:7 HTTP/1.1\\r\\nProxy-Authorization: Basic %s\\r\\n\\r\\nproxied\\n' \
+                  \"$(printf %s \"$user\" | base64)\" >&3; head -n 3 <&3 | tail -n 1; exit 7";
+    let output = lab.run(&["exec", "--config", "lab.conf", "--mode", "env", "--", "bash", "-c", script]);
+    let err = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(7), "proxied\n"), "{err}");
+    assert!(err.contains("psql") && err.contains("do not"), "the warning names what will not work: {err}");
+}
+
+#[test]
+fn a_signal_for_us_is_one_for_the_program() {
+    let lab = Lab::new("signal");
+    for mode in ["env", "auto"] {
+        let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+        let flags = ["exec", "--config", "lab.conf", "--mode", mode, "--", "bash", "-c", script];
+        let mut child = lab.command(&flags).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "{mode}");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(9), "{mode}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_127_and_one_that_cannot_run_126() {
+    let lab = Lab::new("missing");
+    lab.write("data", "no program");
+    for mode in ["env", "auto"] {
+        for (program, code) in [("/nowhere/program", 127), ("./data", 126)] {
+            let output = lab.run(&["exec", "--config", "lab.conf", "--mode", mode, "--", program]);
+            assert_eq!(output.status.code(), Some(code), "{mode} {program}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_private_key_may_come_through_a_descriptor() {
+    let lab = Lab::new("descriptor");
+    lab.write("bare.conf", &without_key(&lab));
+    lab.write("key", CLIENT_KEY);
+    let binary = env!("CARGO_BIN_EXE_adit");
+    let script = format!(
+        "exec {binary} exec --config bare.conf --private-key fd:3 -- sh -c 'readlink /proc/$$/fd/*; true' 3<key"
+    );
+    let mut command = lab.command(&[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(&lab.directory).stdin(Stdio::null());
+    for (name, value) in command.stdin(Stdio::null()).get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    let output = shell.output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(out.lines().count() >= 3, "{out}");
+    assert!(!out.lines().any(|path| path.ends_with("/key")), "the key's descriptor stays with us: {out}");
+}
