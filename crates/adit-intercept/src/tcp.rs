@@ -119,7 +119,14 @@ pub(crate) fn connect(
         }
         Err(error) => {
             let errno = supervisor.errors.take(handle.inode).unwrap_or(errno(&error));
-            let answer = if errno == 0 { Answer::Value(0) } else { Answer::Errno(errno) };
+            let answer = if errno == 0 {
+                // The kernel's answer to the first call after the handshake. Later calls may come when the socket
+                // is no longer held, and must know of it.
+                supervisor.peers.tell(handle.inode);
+                Answer::Value(0)
+            } else {
+                Answer::Errno(errno)
+            };
             supervisor.finish(trapped, Ok(answer));
         }
     }
