@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::message::{Severity, render};
 use crate::cli::{Color, Global, stdout_failed};
 use crate::config::Failures;
-use crate::{Failure, failure};
+use crate::{Exit, Failure, failure};
 
 /// The two streams and how to write to them.
 #[derive(Clone, Debug)]
@@ -62,15 +62,20 @@ impl Ui {
         self.stderr(&render(failure, Severity::Error, self.color));
     }
 
-    /// Prints all failures but the last, which it returns with the exit code of the first.
+    /// Prints all failures but the last, which it returns with the exit code of all: that of wrong input if one is
+    /// such, because nothing else can be said for sure then, and that of the first otherwise.
     pub fn all_but_last(&self, failures: Failures) -> Failure {
         let Failures(mut failures) = failures;
         let Some(mut last) = failures.pop() else { return failure::internal("a failure without a reason") };
         for failure in &failures {
             self.failure(failure);
         }
-        if let Some(first) = failures.first() {
-            last.exit = first.exit;
+        let wrong_input =
+            failures.iter().any(|failure| failure.exit == Exit::Usage) || last.exit == Exit::Usage;
+        match failures.first() {
+            _ if wrong_input => last.exit = Exit::Usage,
+            Some(first) => last.exit = first.exit,
+            None => {}
         }
         last
     }
@@ -117,5 +122,22 @@ impl Ui {
     fn stderr(&self, text: &str) {
         // A closed stderr is the caller's decision, and there is nowhere else to say it.
         let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_input_among_other_failures_decides_the_exit_code() {
+        let exit = |codes: &[&str]| {
+            let failures = codes.iter().map(|code| failure::of(code, "x")).collect();
+            Ui::plain().all_but_last(Failures(failures)).exit
+        };
+        assert_eq!(exit(&["wg.key.missing", "wg.config.parse"]), Exit::Usage);
+        assert_eq!(exit(&["wg.config.parse", "wg.key.missing"]), Exit::Usage);
+        assert_eq!(exit(&["wg.key.missing", "wg.address.missing"]), Exit::CredentialMissing);
+        assert_eq!(exit(&["wg.key.missing"]), Exit::CredentialMissing);
     }
 }
