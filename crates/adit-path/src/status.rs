@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_tunnel::{Fault, HostPort, NetConfig, PeerStatus};
+use adit_tunnel::{Fault, HostPort, NetConfig, PeerStatus, Prompt};
 use serde::{Deserialize, Serialize};
 
 /// Where a network is in its life.
@@ -32,6 +32,8 @@ pub struct Status {
     pub phase: Phase,
     /// Why it is not up, where that is known.
     pub fault: Option<Fault>,
+    /// What the network waits for that only a person can do.
+    pub prompt: Option<Prompt>,
     /// Addresses, routes and DNS, once known.
     pub config: Option<NetConfig>,
     /// The far ends.

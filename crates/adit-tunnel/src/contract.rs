@@ -169,12 +169,37 @@ pub enum Event<E> {
     Resolve(HostPort),
     /// Addresses, routes and DNS of the private network are known, or changed.
     Configured(NetConfig),
+    /// The tunnel waits for something that only a person can do, until the next event that says otherwise.
+    Prompt(Prompt),
     /// Packets pass.
     Up,
     /// Packets do not pass for now; the tunnel goes on trying.
     Down(E),
     /// The tunnel has given up; nothing but a new one helps.
     Failed(E),
+}
+
+/// What a tunnel waits for that only a person can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Prompt {
+    /// Someone must open a page and sign in or approve there. The tunnel goes on by itself then.
+    Open {
+        /// The page, as the far end named it: data, not to be trusted.
+        url: String,
+        /// How long the far end waits, where it says.
+        timeout: Option<Duration>,
+    },
+    /// Someone must answer a question; the answer enters as a command.
+    Answer {
+        /// Names the question, for the answer.
+        id: u64,
+        /// The question, as the far end put it.
+        text: String,
+        /// Whether the answer may be shown while it is typed.
+        echo: bool,
+    },
 }
 
 /// When a machine wants to be called again, and why.

@@ -29,8 +29,8 @@ pub mod view;
 pub use checksum::Checksum;
 pub use config::{DnsConfig, DnsRoute, NetConfig};
 pub use contract::{
-    Deadline, Dropped, Event, Fault, HostPort, LinkId, LinkSpec, NetInput, PeerStatus, Tunnel, TunnelError,
-    Unreachable,
+    Deadline, Dropped, Event, Fault, HostPort, LinkId, LinkSpec, NetInput, PeerStatus, Prompt, Tunnel,
+    TunnelError, Unreachable,
 };
 pub use cut::{Segment, Segments};
 pub use host::HostPacket;

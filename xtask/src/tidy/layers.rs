@@ -7,6 +7,7 @@ use crate::shell::{Result, Shell};
 /// Each crate and its layer; a crate depends only on crates of lower layers.
 const LAYERS: &[(&str, u8)] = &[
     ("adit-tunnel", 0),
+    ("adit-openvpn", 1),
     ("adit-wireguard", 1),
     ("adit-netstack", 1),
     ("adit-path", 2),

@@ -32,7 +32,12 @@ const HIDDEN_INPUTS: &[&str] = &[
     "getrandom",
 ];
 
-const CORE: &[&str] = &["crates/adit-tunnel/src/", "crates/adit-wireguard/src/", "crates/adit-netstack/src/"];
+const CORE: &[&str] = &[
+    "crates/adit-tunnel/src/",
+    "crates/adit-openvpn/src/",
+    "crates/adit-wireguard/src/",
+    "crates/adit-netstack/src/",
+];
 
 /// Packages whose sources may hold `unsafe`.
 const UNSAFE: &[&str] = &["crates/adit-intercept/", "tests/", "benches/", "xtask/src/tidy/"];

@@ -309,7 +309,8 @@ impl<T: Tunnel> Driver<T> {
                 }
             }
             // What has failed for good does not come back by a handshake.
-            Event::Up | Event::Down(_) if self.failed => {}
+            Event::Up | Event::Down(_) | Event::Prompt(_) if self.failed => {}
+            Event::Prompt(prompt) => self.publisher.prompt(prompt),
             Event::Up => {
                 self.publisher.up(now);
                 self.end.nudge(now);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit_tunnel::{Dropped, Fault, HostPacket, HostPort, NetConfig, PeerStatus};
+use adit_tunnel::{Dropped, Fault, HostPacket, HostPort, NetConfig, PeerStatus, Prompt};
 use tokio::sync::watch;
 
 use super::links::Traffic;
@@ -32,6 +32,7 @@ pub(crate) struct Publisher {
     phase: Phase,
     since: Instant,
     fault: Option<Fault>,
+    prompt: Option<Prompt>,
     config: Option<NetConfig>,
     resolved: Vec<(HostPort, Vec<SocketAddr>)>,
     ups: u64,
@@ -51,6 +52,7 @@ impl Publisher {
             phase: Phase::Starting,
             since: now,
             fault: None,
+            prompt: None,
             config: None,
             resolved: Vec::new(),
             ups: 0,
@@ -95,19 +97,27 @@ impl Publisher {
         self.due = true;
     }
 
+    pub(crate) fn prompt(&mut self, prompt: Prompt) {
+        self.prompt = Some(prompt);
+        self.due = true;
+    }
+
     pub(crate) fn up(&mut self, now: Instant) {
         self.ups += 1;
         self.fault = None;
+        self.prompt = None;
         self.enter(now, Phase::Up);
     }
 
     pub(crate) fn down(&mut self, now: Instant, fault: Fault) {
         self.fault = Some(fault);
+        self.prompt = None;
         self.enter(now, if self.ups > 0 { Phase::Reconnecting } else { Phase::Connecting });
     }
 
     pub(crate) fn failed(&mut self, now: Instant, fault: Fault) {
         self.fault = Some(fault);
+        self.prompt = None;
         self.enter(now, Phase::Failed);
     }
 
@@ -144,6 +154,7 @@ impl Publisher {
         let status = Status {
             phase: self.phase,
             fault: self.fault.clone(),
+            prompt: self.prompt.clone(),
             config: self.config.clone(),
             peers,
             resolved: self.resolved.clone(),

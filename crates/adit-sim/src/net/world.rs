@@ -485,7 +485,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             Event::Resolve(host) => {
                 self.push(now + RESOLVE_DELAY, Happening::Answer { node, host: host.clone() });
             }
-            Event::Configured(_) | Event::Up | Event::Down(_) | Event::Failed(_) => {}
+            Event::Configured(_) | Event::Prompt(_) | Event::Up | Event::Down(_) | Event::Failed(_) => {}
         }
         self.nodes[node.0].events.push((now, event));
     }

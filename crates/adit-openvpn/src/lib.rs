@@ -1,0 +1,13 @@
+//! OpenVPN as a [`Tunnel`](adit_tunnel::Tunnel): a pure state machine over rustls and ring.
+//!
+//! Compatible with OpenVPN 2.4 and later; no code of it is used. The crate opens no socket, resolves no name, reads
+//! no file and no clock: an `.ovpn` file becomes a [`Config`] elsewhere. Two inputs are hidden, both inside rustls and
+//! ring: the randomness of TLS, and that of CBC initialisation vectors.
+
+mod config;
+
+pub use config::{
+    Algorithm, Challenge, Cipher, Clock, Compression, Config, Credentials, Direction, Identity, KeyUsage,
+    MssFix, NameCheck, PullFilter, PullVerdict, Remote, Retry, RouteOption, StaticKey, TlsConfig, TlsVersion,
+    Transport, Trust, Via, Wrap,
+};
