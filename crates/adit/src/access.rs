@@ -55,7 +55,7 @@ pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile
     for warning in &profile.warnings {
         context.ui.warning(warning);
     }
-    let session = Session::start(profile.wireguard.clone(), EngineOptions::default())?;
+    let session = Session::start(profile.tunnel.clone(), EngineOptions::default())?;
     Ok((profile, session))
 }
 

@@ -32,6 +32,7 @@ pub struct Network {
     network: Arc<dyn adit_path::Network>,
     session: Option<Session>,
     profile: String,
+    provider: String,
 }
 
 impl fmt::Debug for Network {
@@ -46,9 +47,10 @@ impl Network {
     /// # Errors
     /// Why no connection was made within the profile's time.
     pub async fn connect(profile: Profile) -> Result<Self, Failure> {
-        let session = Session::start(profile.wireguard, EngineOptions::default())?;
+        let session = Session::start(profile.tunnel, EngineOptions::default())?;
         session.up(profile.timeout).await?;
-        Ok(Self { network: session.network(), session: Some(session), profile: profile.name })
+        let provider = session.provider().word().to_owned();
+        Ok(Self { network: session.network(), session: Some(session), profile: profile.name, provider })
     }
 
     /// Uses the network of a running `adit up`, by its control socket.
@@ -58,12 +60,12 @@ impl Network {
     pub async fn attach(socket: &Path) -> Result<Self, Failure> {
         let attached = async {
             let client = Client::connect(socket).await?;
-            let profile = client.info().await?.profile;
-            Ok::<_, crate::control::ClientError>((client, profile))
+            let info = client.info().await?;
+            Ok::<_, crate::control::ClientError>((client, info.profile, info.provider))
         };
-        let (client, profile) =
+        let (client, profile, provider) =
             attached.await.map_err(|error| failure::of("env.not_running", error.to_string()))?;
-        Ok(Self { network: Arc::new(client), session: None, profile })
+        Ok(Self { network: Arc::new(client), session: None, profile, provider })
     }
 
     /// Verifies that these targets answer, written as for `--target`; without targets that the tunnel carries
@@ -95,7 +97,9 @@ impl Network {
             targets: targets.into_iter().map(T::into).collect(),
             timeout: VERIFY,
             ca_file: None,
-            identity: self.session.as_ref().map(|session| session.public_key().to_owned()),
+            provider: self.provider.clone(),
+            owned: self.session.is_some(),
+            identity: self.session.as_ref().and_then(|session| session.identity()).map(str::to_owned),
         };
         let dialer = NetworkDialer::new(Arc::clone(&self.network));
         Ok(adit_verify::verify(&*self.network, &dialer, &wanted.plan()?, &|_| {}).await)

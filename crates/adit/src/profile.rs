@@ -10,6 +10,7 @@ use crate::Failure;
 #[cfg(feature = "cli")]
 use crate::cli::{ConnectArgs, Context};
 use crate::config::{self, Failures, Mode, Origin, Overrides, Place, Setting, Settings};
+use crate::session::TunnelConfig;
 
 /// Everything that a session is started with, checked.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct Profile {
     /// The profile's name, for messages and for the control socket.
     pub name: String,
     /// The tunnel.
-    pub wireguard: adit_wireguard::Config,
+    pub tunnel: TunnelConfig,
     /// The targets that must answer, as they were written.
     pub targets: Vec<String>,
     /// How long connecting and verifying may take together.
@@ -91,7 +92,7 @@ impl Profile {
         let (file, warnings) = settings.wg_quick(reader)?;
         Ok(Self {
             name: settings.profile.value.clone(),
-            wireguard: file.tunnel_config(None),
+            tunnel: file.tunnel_config(None).into(),
             targets: settings.targets.value.clone(),
             timeout: settings.timeout.value,
             mode: settings.mode.value,

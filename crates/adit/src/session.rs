@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_path::{Engine, EngineOptions, Network, Phase, Status};
+use adit_tunnel::Tunnel;
 use adit_verify::Stage;
-use adit_wireguard::{ClockCheck, Config, WireGuard};
+use adit_wireguard::{ClockCheck, WireGuard};
 
 use crate::failure::Words;
 use crate::{Failure, failure};
@@ -15,36 +16,85 @@ use crate::{Failure, failure};
 /// Seconds from 1970 to 2026-11-01: no clock that is right shows an earlier time to this program.
 const NOT_BEFORE: u64 = 1_793_491_200;
 
+/// A protocol that joins a private network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// WireGuard.
+    WireGuard,
+}
+
+impl Provider {
+    /// The word for it in configurations and reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::WireGuard => "wireguard",
+        }
+    }
+}
+
+/// What a tunnel is started with.
+#[derive(Clone, Debug)]
+pub enum TunnelConfig {
+    /// A WireGuard interface.
+    WireGuard(adit_wireguard::Config),
+}
+
+impl TunnelConfig {
+    /// Whose it is.
+    pub fn provider(&self) -> Provider {
+        match self {
+            Self::WireGuard(_) => Provider::WireGuard,
+        }
+    }
+}
+
+impl From<adit_wireguard::Config> for TunnelConfig {
+    fn from(config: adit_wireguard::Config) -> Self {
+        Self::WireGuard(config)
+    }
+}
+
+/// An engine, whatever its tunnel.
+trait Running: Network {
+    fn shutdown(&self);
+}
+
+impl<T: Tunnel + 'static> Running for Engine<T> {
+    fn shutdown(&self) {
+        Self::shutdown(self);
+    }
+}
+
 /// A tunnel of this process. Dropping it ends it.
 pub struct Session {
-    engine: Arc<Engine<WireGuard>>,
-    public_key: String,
+    engine: Arc<dyn Running>,
+    provider: Provider,
+    identity: Option<String>,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("public_key", &self.public_key).finish_non_exhaustive()
+        let Self { provider, identity, .. } = self;
+        f.debug_struct("Session")
+            .field("provider", provider)
+            .field("identity", identity)
+            .finish_non_exhaustive()
     }
 }
 
 impl Session {
-    /// Starts a WireGuard tunnel on the netstack of this process. It connects by itself.
+    /// Starts a tunnel; where its packets go, the options say. It connects by itself.
     ///
     /// # Errors
     /// Of the system: no descriptors, threads or randomness.
-    pub fn start(mut config: Config, options: EngineOptions) -> Result<Self, Failure> {
-        config.clock.get_or_insert_with(|| ClockCheck {
-            now: SystemTime::now(),
-            not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE),
-        });
-        let failed = |error: io::Error| {
-            failure::of("internal", "the tunnel cannot be started").seen(error.to_string())
+    pub fn start(tunnel: impl Into<TunnelConfig>, options: EngineOptions) -> Result<Self, Failure> {
+        let tunnel = tunnel.into();
+        let provider = tunnel.provider();
+        let seed = getrandom::u64().map_err(|error| unstarted(&io::Error::other(error.to_string())))?;
+        let (engine, identity) = match tunnel {
+            TunnelConfig::WireGuard(config) => wireguard(config, seed, options)?,
         };
-        let seed = getrandom::u64().map_err(|error| failed(io::Error::other(error.to_string())))?;
-        let tunnel = WireGuard::new(config, seed, Instant::now());
-        let public_key = tunnel.public_key().to_string();
-        let engine = Arc::new(Engine::start(tunnel, options).map_err(failed)?);
-        Ok(Self { engine, public_key })
+        Ok(Self { engine, provider, identity })
     }
 
     /// The network.
@@ -74,15 +124,39 @@ impl Session {
         })
     }
 
-    /// Our public key in base64, which the server must know.
-    pub fn public_key(&self) -> &str {
-        &self.public_key
+    /// The protocol.
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// What the server must know of us, for advice: with WireGuard our public key in base64.
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
     }
 
     /// Ends the tunnel in order.
     pub fn shutdown(&self) {
         self.engine.shutdown();
     }
+}
+
+fn wireguard(
+    mut config: adit_wireguard::Config,
+    seed: u64,
+    options: EngineOptions,
+) -> Result<(Arc<dyn Running>, Option<String>), Failure> {
+    config.clock.get_or_insert_with(|| ClockCheck {
+        now: SystemTime::now(),
+        not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE),
+    });
+    let tunnel = WireGuard::new(config, seed, Instant::now());
+    let public_key = tunnel.public_key().to_string();
+    let engine = Engine::start(tunnel, options).map_err(|error| unstarted(&error))?;
+    Ok((Arc::new(engine), Some(public_key)))
+}
+
+fn unstarted(error: &io::Error) -> Failure {
+    failure::of("internal", "the tunnel cannot be started").seen(error.to_string())
 }
 
 /// The runtime of a command: one thread, with I/O and time.

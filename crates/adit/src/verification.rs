@@ -34,7 +34,9 @@ impl Wanted {
             targets: profile.targets.clone(),
             timeout: profile.timeout,
             ca_file: connect.ca_file.clone(),
-            identity: Some(session.public_key().to_owned()),
+            provider: session.provider().word().to_owned(),
+            owned: true,
+            identity: session.identity().map(str::to_owned),
         }
     }
 }

@@ -18,7 +18,11 @@ pub(crate) struct Wanted {
     pub(crate) timeout: Duration,
     /// Authorities that are trusted besides the system's.
     pub(crate) ca_file: Option<PathBuf>,
-    /// Our own public key, for advice; `None` where another process owns the tunnel.
+    /// The provider's word.
+    pub(crate) provider: String,
+    /// Whether this process owns the tunnel, and so has read the configuration itself.
+    pub(crate) owned: bool,
+    /// What the server must know of us, for advice.
     pub(crate) identity: Option<String>,
 }
 
@@ -36,17 +40,16 @@ impl Wanted {
             failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
         })?;
         let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
-        // A command that attaches has not seen these stages.
-        let own = self.identity.is_some();
         let before = [Stage::Env, Stage::Config, Stage::Credential].map(passed);
         Ok(Plan {
             timeout: self.timeout,
             trust,
             profile: Some(self.profile.clone()),
-            provider: Some("wireguard".to_owned()),
+            provider: Some(self.provider.clone()),
             identity: self.identity.clone(),
             local_networks: machine::networks(),
-            before: if own { before.to_vec() } else { Vec::new() },
+            // A command that attaches has not seen these stages.
+            before: if self.owned { before.to_vec() } else { Vec::new() },
             ..Plan::new(targets, now())
         })
     }

@@ -72,8 +72,8 @@ fn plan(session: &Session) -> Result<Plan, Failure> {
         timeout: PATIENCE,
         quality: true,
         profile: Some("demo".to_owned()),
-        provider: Some("wireguard".to_owned()),
-        identity: Some(session.public_key().to_owned()),
+        provider: Some(session.provider().word().to_owned()),
+        identity: session.identity().map(str::to_owned),
         before: before.to_vec(),
         ..Plan::new(targets, rfc3339(since.as_secs()))
     })

@@ -45,7 +45,7 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     let path = socket_path(&context.global, &profile.name)?;
     let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
-    let session = Session::start(profile.wireguard.clone(), EngineOptions::default())?;
+    let session = Session::start(profile.tunnel.clone(), EngineOptions::default())?;
     let plan = Wanted::of(&profile, &session, &args.connect).plan()?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
@@ -162,7 +162,7 @@ impl Up<'_> {
         let network = self.session.network();
         let identity = Identity {
             profile: profile.name.clone(),
-            provider: "wireguard".to_owned(),
+            provider: self.session.provider().word().to_owned(),
             mode: Mode::Userspace.word().to_owned(),
         };
         let reporter = Mutex::new(Some(Arc::clone(&self.reporter)));

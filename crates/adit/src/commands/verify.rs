@@ -68,9 +68,11 @@ async fn wanted(context: &Context, connect: &ConnectArgs, client: &Client) -> Re
     let overrides = context.overrides(connect, None)?;
     Ok(Wanted {
         profile: info.profile,
+        provider: info.provider,
         targets: overrides.targets.map(|targets| targets.value).unwrap_or_default(),
         timeout: connect.timeout.unwrap_or(TIMEOUT),
         ca_file: connect.ca_file.clone(),
+        owned: false,
         identity: None,
     })
 }
