@@ -5,6 +5,7 @@
 //! ring: the randomness of TLS, and that of CBC initialisation vectors.
 
 mod config;
+pub mod mac;
 
 pub use config::{
     Algorithm, Challenge, Cipher, Clock, Compression, Config, Credentials, Direction, Identity, KeyUsage,
