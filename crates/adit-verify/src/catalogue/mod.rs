@@ -4,6 +4,7 @@ mod application;
 mod environment;
 mod general;
 mod names;
+mod openvpn;
 mod targets;
 mod wireguard;
 
@@ -153,13 +154,14 @@ impl Words {
     }
 }
 
-const TABLES: [&[Class]; 6] = [
+const TABLES: [&[Class]; 7] = [
     general::CLASSES,
     environment::CLASSES,
     names::CLASSES,
     targets::CLASSES,
     application::CLASSES,
     wireguard::CLASSES,
+    openvpn::CLASSES,
 ];
 
 /// Every class, by family.
