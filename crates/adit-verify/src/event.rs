@@ -27,9 +27,9 @@ pub enum Event {
         /// The page as a QR code in text.
         #[serde(skip_serializing_if = "Option::is_none")]
         qr: Option<String>,
-        /// Until when (RFC 3339).
+        /// How long it can be used, in milliseconds, where that is known.
         #[serde(skip_serializing_if = "Option::is_none")]
-        expires_at: Option<String>,
+        timeout_ms: Option<u64>,
     },
     /// The server accepted us.
     Authenticated,

@@ -9,6 +9,7 @@ use adit_tunnel::{Fault, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{self, Words};
+use crate::provider::Provider;
 use crate::{Exit, Stage};
 
 /// What failed, on which evidence, and what to do next.
@@ -161,8 +162,8 @@ impl Context {
         self
     }
 
-    fn wireguard(&self) -> bool {
-        self.provider.as_deref() == Some("wireguard")
+    fn own(&self) -> &'static Provider {
+        Provider::of(self.provider.as_deref())
     }
 
     fn failure(&self, class: &str, stage: Stage) -> Failure {
@@ -170,7 +171,7 @@ impl Context {
     }
 
     fn unrouted(&self, address: IpAddr) -> Failure {
-        let class = if self.wireguard() { "wg.allowedips.client" } else { "route.none" };
+        let class = self.own().no_route;
         self.clone()
             .with("destination", address)
             .with("prefix", Prefix::host(address))
@@ -179,7 +180,7 @@ impl Context {
     }
 
     fn unreachable(&self, stage: Stage, from: IpAddr, kind: u8, code: u8) -> Failure {
-        let class = if self.wireguard() { "wg.icmp.unreach" } else { "target.unreachable" };
+        let class = self.own().unreachable;
         let reason = icmp_reason(from, kind, code);
         self.clone()
             .with("from", from)
@@ -242,10 +243,10 @@ impl Context {
                 .failure("dns.servfail", stage)
                 .seen(seen),
             ResolveFailure::NoServer { name } => {
-                self.clone().with("name", name).failure("dns.no_server", stage).seen(seen)
+                self.clone().with("name", name).failure(self.own().no_dns, stage).seen(seen)
             }
             ResolveFailure::ServerUnrouted { server } => {
-                let class = if self.wireguard() { "wg.dns" } else { "dns.unrouted" };
+                let class = self.own().dns_unrouted;
                 self.clone()
                     .with("server", server)
                     .with("destination", server)

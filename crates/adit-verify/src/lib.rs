@@ -17,6 +17,7 @@ pub mod health;
 mod infer;
 mod join;
 mod plan;
+mod provider;
 mod report;
 mod run;
 mod stage;

@@ -17,6 +17,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Keep trying targets that are not there yet for this long, in place of the stages' own budgets.
     pub wait: Option<Duration>,
+    /// How long the handshake may take in place of its stage's budget: with many servers to try it takes longer.
+    pub handshake: Option<Duration>,
     /// Watch for this long that nothing flips.
     pub stable: Option<Duration>,
     /// What the path must be like.
@@ -29,7 +31,7 @@ pub struct Plan {
     pub trust: Option<Trust>,
     /// The profile's name.
     pub profile: Option<String>,
-    /// The provider: `wireguard`.
+    /// The provider: `wireguard`, `openvpn`.
     pub provider: Option<String>,
     /// Our own public key or name, for the report and for advice.
     pub identity: Option<String>,
@@ -52,6 +54,7 @@ impl Plan {
             targets,
             timeout: Duration::from_secs(60),
             wait: None,
+            handshake: None,
             stable: None,
             require: Vec::new(),
             quality: false,

@@ -5,15 +5,19 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_path::{Phase, PingKind, Query, RecordType, Status};
-use adit_tunnel::{Fault, NetConfig, Prefix};
+use adit_tunnel::{Fault, NetConfig, Prefix, Prompt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Missed, Passed, Run, Stopped, endpoint, gateways};
 use crate::catalogue::{self, Words};
-use crate::event::Event;
+use crate::event::{Event, ms};
 use crate::failure::seconds;
+use crate::provider::Provider;
 use crate::{Exit, Failure, Stage, Warning, join};
+
+/// What a verdict at the deadline over everything needs.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// After the handshake's budget, the tunnel gets this much to say itself what is wrong.
 const SLACK: Duration = Duration::from_secs(2);
@@ -23,10 +27,10 @@ impl Run<'_> {
         let mut status = self.status.clone();
         let budget = Stage::Reach.budget();
         self.stage(Stage::Reach, None, budget, self.reach(&mut status, budget)).await?;
-        if self.plan.provider.as_deref() == Some("wireguard") {
-            self.skip(Stage::Auth, "the handshake of WireGuard is its authentication");
+        if let Some(why) = self.own().no_auth {
+            self.skip(Stage::Auth, why);
         }
-        let budget = Stage::Handshake.budget();
+        let budget = self.plan.handshake.unwrap_or(Stage::Handshake.budget());
         self.stage(Stage::Handshake, None, budget, self.handshake(&mut status, budget)).await?;
         let budget = Stage::Address.budget();
         let config = self.stage(Stage::Address, None, budget, self.address(&mut status, budget)).await?;
@@ -78,10 +82,18 @@ impl Run<'_> {
         status: &mut watch::Receiver<Status>,
         budget: Duration,
     ) -> Result<Passed<()>, Missed> {
-        let until = Instant::now() + budget;
-        let mut slack = false;
+        let mut until = Instant::now() + budget;
+        let (mut slack, mut asked) = (false, None);
         loop {
             let now = status.borrow_and_update().clone();
+            if let Some(Prompt::Open { url, timeout }) = &now.prompt {
+                // A person takes longer than a server: what the deadline over everything leaves, but for a last word.
+                until = self.began + self.plan.timeout.saturating_sub(LAST_WORD);
+                if asked.as_ref() != Some(url) {
+                    self.ask(url, *timeout);
+                    asked = Some(url.clone());
+                }
+            }
             match now.phase {
                 Phase::Up => {
                     let mut passed = Passed::new(());
@@ -107,11 +119,29 @@ impl Run<'_> {
             if changed(status, limit).await {
                 continue;
             }
+            if let Some(url) = asked.as_ref().filter(|_| now.fault.is_none()) {
+                return Err(Failure::of(self.own().pending, &self.context().words.with("url", url))
+                    .seen(format!("the server waits for a sign-in at {url}"))
+                    .into());
+            }
             if slack || now.fault.is_some() {
                 return Err(self.ended(&now, Stage::Handshake).into());
             }
             slack = true;
         }
+    }
+
+    /// Tells whoever watches that a page waits for somebody.
+    fn ask(&self, url: &str, timeout: Option<Duration>) {
+        self.observer.notice(Event::AuthRequired {
+            url: url.to_owned(),
+            qr: None,
+            timeout_ms: timeout.map(ms),
+        });
+    }
+
+    fn own(&self) -> &'static Provider {
+        Provider::of(self.plan.provider.as_deref())
     }
 
     /// There is an address inside, and the tunnel's routes leave this machine's own networks alone.
@@ -127,7 +157,7 @@ impl Run<'_> {
                 break config;
             }
             if !changed(status, until).await {
-                return Err(Failure::of("wg.address.missing", &self.context().words).into());
+                return Err(Failure::of(self.own().no_address, &self.context().words).into());
             }
         };
         let addresses: Vec<_> = config.addresses.iter().map(Prefix::to_string).collect();
@@ -154,12 +184,12 @@ impl Run<'_> {
         };
         for network in &self.plan.local_networks {
             if let Some(ours) = config.addresses.iter().find(|ours| ours.address() == network.address()) {
-                let failure = Failure::of("wg.address.clash", &words(ours, network));
+                let failure = Failure::of(self.own().address_clash, &words(ours, network));
                 return Some(failure.seen(format!("an interface of this machine has {network}")));
             }
             let overlap = config.routes.iter().find(|route| !route.is_default() && route.overlaps(network));
             if let Some(route) = overlap {
-                let failure = Failure::of("wg.allowedips.clash", &words(route, network));
+                let failure = Failure::of(self.own().route_clash, &words(route, network));
                 return Some(
                     failure.seen(format!("{route} of the tunnel and {network} of this machine overlap")),
                 );
@@ -179,10 +209,9 @@ impl Run<'_> {
         if status.phase == Phase::Closed {
             return Failure::of("session.closed", &words);
         }
-        let wireguard = self.plan.provider.as_deref() == Some("wireguard");
         let class = match stage {
-            Stage::Handshake if wireguard && received == 0 => "wg.silent",
-            Stage::Reach if wireguard => "wg.endpoint.dns",
+            Stage::Handshake if received == 0 => self.own().silent,
+            Stage::Reach => self.own().unresolved,
             _ => "tunnel.down",
         };
         let mut failure = Failure::of(class, &words).seen(seen);

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::{Missed, Passed, Run, Stopped, gateways, path};
 use crate::infer::{Facts, infer};
 use crate::plan::Requirement;
+use crate::provider::Provider;
 use crate::{Failure, Stage, StageStatus, Target, Warning};
 
 /// The IPv4 or IPv6 header and the ICMP header: what an echo's payload leaves free of a packet.
@@ -85,7 +86,7 @@ impl Run<'_> {
         }
         if let Some(lost) = measured.sizes.lost {
             let words = words.with("size", lost).with("mtu", measured.sizes.passes);
-            let hole = Failure::of("wg.mtu", &words);
+            let hole = Failure::of(Provider::of(self.plan.provider.as_deref()).mtu, &words);
             passed.warning = Some(Warning { class: hole.class, summary: hole.summary });
         }
         Ok(passed)

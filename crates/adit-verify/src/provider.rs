@@ -1,0 +1,113 @@
+//! What is called differently from one protocol to the next.
+
+/// The words and failure classes of a provider, where a general one would say less.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    /// Why there is no stage of authentication; `None` where there is one.
+    pub(crate) no_auth: Option<&'static str>,
+    /// The server does not answer.
+    pub(crate) silent: &'static str,
+    /// The server's name does not resolve.
+    pub(crate) unresolved: &'static str,
+    /// There is no address inside.
+    pub(crate) no_address: &'static str,
+    /// Our address inside is one of this machine's networks too.
+    pub(crate) address_clash: &'static str,
+    /// A route of the tunnel is one of this machine's networks too.
+    pub(crate) route_clash: &'static str,
+    /// No route of the tunnel covers a destination.
+    pub(crate) no_route: &'static str,
+    /// A router inside says that a destination cannot be reached.
+    pub(crate) unreachable: &'static str,
+    /// No route of the tunnel covers its own DNS server.
+    pub(crate) dns_unrouted: &'static str,
+    /// The network has no DNS server.
+    pub(crate) no_dns: &'static str,
+    /// Large packets are lost.
+    pub(crate) mtu: &'static str,
+    /// Somebody must sign in or approve.
+    pub(crate) pending: &'static str,
+}
+
+const WIREGUARD: Provider = Provider {
+    no_auth: Some("the handshake of WireGuard is its authentication"),
+    silent: "wg.silent",
+    unresolved: "wg.endpoint.dns",
+    no_address: "wg.address.missing",
+    address_clash: "wg.address.clash",
+    route_clash: "wg.allowedips.clash",
+    no_route: "wg.allowedips.client",
+    unreachable: "wg.icmp.unreach",
+    dns_unrouted: "wg.dns",
+    no_dns: "dns.no_server",
+    mtu: "wg.mtu",
+    pending: "tunnel.down",
+};
+
+const OPENVPN: Provider = Provider {
+    no_auth: Some("the handshake of OpenVPN contains it"),
+    silent: "ovpn.udp.silent",
+    unresolved: "ovpn.remote.dns",
+    no_address: "ovpn.push.timeout",
+    address_clash: "ovpn.addr.clash",
+    route_clash: "ovpn.addr.clash",
+    no_route: "ovpn.route.none",
+    unreachable: "target.unreachable",
+    dns_unrouted: "dns.unrouted",
+    no_dns: "ovpn.dns.none",
+    mtu: "ovpn.mtu",
+    pending: "ovpn.auth.pending",
+};
+
+const OTHER: Provider = Provider {
+    no_auth: None,
+    silent: "tunnel.down",
+    unresolved: "tunnel.down",
+    no_address: "tunnel.down",
+    address_clash: "wg.address.clash",
+    route_clash: "wg.allowedips.clash",
+    no_route: "route.none",
+    unreachable: "target.unreachable",
+    dns_unrouted: "dns.unrouted",
+    no_dns: "dns.no_server",
+    mtu: "wg.mtu",
+    pending: "tunnel.down",
+};
+
+impl Provider {
+    /// By the word in the plan.
+    pub(crate) fn of(word: Option<&str>) -> &'static Self {
+        match word {
+            Some("wireguard") => &WIREGUARD,
+            Some("openvpn") => &OPENVPN,
+            _ => &OTHER,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue;
+
+    #[test]
+    fn every_class_of_a_provider_is_in_the_catalogue() {
+        for provider in [&WIREGUARD, &OPENVPN, &OTHER] {
+            for class in [
+                provider.silent,
+                provider.unresolved,
+                provider.no_address,
+                provider.address_clash,
+                provider.route_clash,
+                provider.no_route,
+                provider.unreachable,
+                provider.dns_unrouted,
+                provider.no_dns,
+                provider.mtu,
+                provider.pending,
+            ] {
+                assert!(catalogue::find(class).is_some(), "{class}");
+            }
+        }
+    }
+}
