@@ -278,6 +278,51 @@ pub enum Cipher {
     Aes256Cbc,
 }
 
+impl Cipher {
+    /// Every cipher.
+    pub const ALL: [Self; 6] = [
+        Self::Aes256Gcm,
+        Self::Aes128Gcm,
+        Self::ChaCha20Poly1305,
+        Self::Aes256Cbc,
+        Self::Aes192Cbc,
+        Self::Aes128Cbc,
+    ];
+
+    /// The name, as OpenVPN writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm => "AES-128-GCM",
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::ChaCha20Poly1305 => "CHACHA20-POLY1305",
+            Self::Aes128Cbc => "AES-128-CBC",
+            Self::Aes192Cbc => "AES-192-CBC",
+            Self::Aes256Cbc => "AES-256-CBC",
+        }
+    }
+
+    /// Whether it authenticates by itself, without an HMAC.
+    pub fn is_aead(self) -> bool {
+        matches!(self, Self::Aes128Gcm | Self::Aes256Gcm | Self::ChaCha20Poly1305)
+    }
+
+    /// The cipher of a name, in any case; OpenSSL's `id-aes256-GCM` is one too. `None` for what is not spoken here.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let alias = match name.to_ascii_lowercase().as_str() {
+            "id-aes128-gcm" => "AES-128-GCM",
+            "id-aes256-gcm" => "AES-256-GCM",
+            _ => name,
+        };
+        Self::ALL.into_iter().find(|cipher| cipher.name().eq_ignore_ascii_case(alias))
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The framing that a compression option brings, in which nothing is ever compressed by us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {

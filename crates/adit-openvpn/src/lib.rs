@@ -1,10 +1,11 @@
 //! OpenVPN as a [`Tunnel`](adit_tunnel::Tunnel): a pure state machine over rustls and ring.
 //!
 //! Compatible with OpenVPN 2.4 and later; no code of it is used. The crate opens no socket, resolves no name, reads
-//! no file and no clock: an `.ovpn` file becomes a [`Config`] elsewhere. Two inputs are hidden, both inside rustls and
-//! ring: the randomness of TLS, and that of CBC initialisation vectors.
+//! no file and no clock: an `.ovpn` file becomes a [`Config`] elsewhere. One input is hidden inside rustls and ring: the
+//! randomness of TLS.
 
 mod config;
+pub mod data;
 pub mod mac;
 
 pub use config::{
