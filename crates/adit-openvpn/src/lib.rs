@@ -7,6 +7,9 @@
 mod config;
 pub mod data;
 pub mod mac;
+pub mod reliable;
+pub mod wire;
+pub mod wrap;
 
 pub use config::{
     Algorithm, Challenge, Cipher, Clock, Compression, Config, Credentials, Direction, Identity, KeyUsage,
