@@ -89,7 +89,7 @@ impl NetQueue {
         if self.free() < len || self.batches.len() >= self.max_batches || len > MAX_PACKET {
             return None;
         }
-        if self.blocked.contains(&link) {
+        if self.is_blocked(link) {
             return None;
         }
         let start = self.used;
@@ -98,7 +98,7 @@ impl NetQueue {
 
     /// Refuses reservations for a stream link whose backlog is full, until [`unblock`](Self::unblock).
     pub fn block(&mut self, link: LinkId) {
-        if !self.blocked.contains(&link) {
+        if !self.is_blocked(link) {
             self.blocked.push(link);
         }
     }
@@ -108,9 +108,28 @@ impl NetQueue {
         self.blocked.retain(|blocked| *blocked != link);
     }
 
+    /// Whether reservations for a stream link are refused.
+    pub fn is_blocked(&self, link: LinkId) -> bool {
+        self.blocked.contains(&link)
+    }
+
+    /// Throws away what waits for a link that is closed: a new one under the same name begins with nothing.
+    pub fn forget(&mut self, link: LinkId) {
+        self.unblock(link);
+        self.batches.retain(|batch| batch.link != link);
+        if self.batches.is_empty() {
+            self.used = 0;
+        }
+    }
+
     /// Bytes that can still be reserved.
     pub fn free(&self) -> usize {
         self.bytes.len() - self.used
+    }
+
+    /// Bytes that wait to be flushed.
+    pub fn waiting(&self) -> usize {
+        self.used
     }
 
     /// Whether nothing waits.
@@ -281,5 +300,19 @@ mod tests {
         assert!(queue.reserve(LinkId(8), None, 10).is_some());
         queue.unblock(LinkId(7));
         assert!(queue.reserve(LinkId(7), None, 10).is_some());
+    }
+
+    #[test]
+    fn a_link_that_is_closed_leaves_nothing_to_its_successor() {
+        let mut queue = NetQueue::with_capacity(10_000);
+        queue.reserve(LinkId(1), None, 100).unwrap().commit(100);
+        put(&mut queue, "127.0.0.1:1", 50);
+        queue.block(LinkId(1));
+        queue.forget(LinkId(1));
+        queue.reserve(LinkId(1), None, 30).expect("not blocked any more").commit(30);
+        assert_eq!(drained(&mut queue), [(50, 50), (30, 30)]);
+        queue.reserve(LinkId(1), None, 100).unwrap().commit(100);
+        queue.forget(LinkId(1));
+        assert!(queue.is_empty() && queue.free() == 10_000);
     }
 }

@@ -114,10 +114,7 @@ impl Links {
                     Opening::Failed(error) => return self.fail(registry, id, Some(error.kind())),
                 }
                 let Some((_, Link::Tcp(tcp))) = self.table.get_mut(key >> 1) else { return };
-                if let Err(error) = tcp.flush() {
-                    return self.fail(registry, id, Some(error.kind()));
-                }
-                if !tcp.is_full() && std::mem::take(&mut tcp.refused) {
+                if tcp.flush() {
                     self.reports.push(Report::Writable(id));
                 }
             }
@@ -182,16 +179,9 @@ impl Links {
         }
     }
 
-    /// Sends what waits, as far as the sockets take it. `protect` hears of every new destination before anything is
-    /// sent to it. Returns whether everything is gone.
-    pub(crate) fn flush(
-        &mut self,
-        registry: &Registry,
-        queue: &mut NetQueue,
-        protect: &mut dyn FnMut(IpAddr),
-    ) -> bool {
-        let mut failed = None;
-        let mut full = None;
+    /// Sends what waits, as far as the sockets take it. `protect` hears of every new destination of datagrams before
+    /// anything is sent to it. Returns whether everything is gone from the queue.
+    pub(crate) fn flush(&mut self, queue: &mut NetQueue, protect: &mut dyn FnMut(IpAddr)) -> bool {
         let empty = queue.flush(|transmit| {
             let Some((_, link)) = lookup(&self.keys, transmit.link).and_then(|key| self.table.get_mut(key))
             else {
@@ -210,25 +200,29 @@ impl Links {
                 (Link::Tcp(tcp), None) => {
                     self.traffic.sent += 1;
                     self.traffic.sent_bytes += transmit.data.len() as u64;
-                    if let Err(error) = tcp.send(transmit.data) {
-                        failed = Some((transmit.link, error.kind()));
-                    }
-                    if tcp.is_full() {
-                        tcp.refused = true;
-                        full = Some(transmit.link);
-                    }
+                    tcp.send(transmit.data);
                     transmit.data.len()
                 }
                 _ => transmit.data.len(),
             }
         });
-        if let Some((id, kind)) = failed {
-            self.fail(registry, id, Some(kind));
-        }
-        if let Some(id) = full {
-            queue.block(id);
+        for (id, key) in &self.keys {
+            if matches!(self.table.get_mut(*key), Some((_, Link::Tcp(tcp))) if tcp.is_full()) {
+                queue.block(*id);
+            }
         }
         empty
+    }
+
+    /// Whether no link takes anything: streams whose far ends do not keep up. Whoever has packets keeps them then.
+    pub(crate) fn all_blocked(&self, queue: &NetQueue) -> bool {
+        !self.keys.is_empty() && self.keys.iter().all(|(id, _)| queue.is_blocked(*id))
+    }
+
+    /// Whether there is a TCP link.
+    pub(crate) fn has_streams(&mut self) -> bool {
+        let Self { table, keys, .. } = self;
+        keys.iter().any(|(_, key)| matches!(table.get_mut(*key), Some((_, Link::Tcp(_)))))
     }
 
     fn fail(&mut self, registry: &Registry, id: LinkId, kind: Option<io::ErrorKind>) {
@@ -272,3 +266,6 @@ fn send_datagrams(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use adit_netstack::{Stack, StackConfig};
-use adit_tunnel::{Deadline, Event, Fault, NetInput, Outbox, PrefixTable, Tunnel};
+use adit_tunnel::{Deadline, Event, Fault, LinkSpec, NetInput, Outbox, PrefixTable, Tunnel};
 use mio::{Events, Poll, Registry, Waker};
 use tokio::sync::{mpsc, watch as watch_channel};
 
@@ -292,10 +292,17 @@ impl<T: Tunnel> Driver<T> {
 
     fn event(&mut self, now: Instant, event: Event<T::Error>) {
         match event {
-            Event::OpenLink(id, spec) => self.links.open(&self.registry, id, &spec),
+            Event::OpenLink(id, spec) => {
+                if let LinkSpec::Tcp { to } = &spec {
+                    self.end.protect(to.ip());
+                }
+                self.links.open(&self.registry, id, &spec);
+            }
             Event::CloseLink(id) => {
+                // A farewell that the tunnel wrote first goes first.
+                self.flush();
                 self.links.close(&self.registry, id);
-                self.out.net.unblock(id);
+                self.out.net.forget(id);
             }
             Event::Resolve(name) => self.bootstrap.resolve(name),
             Event::Configured(config) => {
@@ -333,7 +340,7 @@ impl<T: Tunnel> Driver<T> {
         let input = match report {
             Report::Opened(link, local) => NetInput::Opened { link, local },
             Report::Closed(link, error) => {
-                self.out.net.unblock(link);
+                self.out.net.forget(link);
                 NetInput::Closed { link, error }
             }
             Report::Writable(link) => {
@@ -351,15 +358,17 @@ impl<T: Tunnel> Driver<T> {
         }
     }
 
-    /// Seals what the packet end has to send, as far as the outbox takes it, and flushes. Returns whether a socket
-    /// was full.
+    /// Seals what the packet end has to send, as far as outbox and links take it, and flushes. Returns whether a socket
+    /// is full: there is nothing to do before it says otherwise.
     fn transmit(&mut self, now: Instant) -> bool {
         // What the tunnel opened while it handled something else must not stay here.
         feed(&mut self.end, &mut self.publisher, now, &mut self.out);
-        let Self { tunnel, out, end, publisher, .. } = self;
+        let Self { tunnel, out, end, publisher, links, .. } = self;
+        let most = if links.has_streams() { tcp::UNSENT } else { OUTBOX - MARGIN };
+        let full = links.all_blocked(&out.net);
         let mut limited = false;
         let more = end.transmit(now, &mut |packet| {
-            limited = out.net.free() < MARGIN;
+            limited = full || out.net.waiting() > most;
             if limited {
                 return false;
             }
@@ -371,10 +380,15 @@ impl<T: Tunnel> Driver<T> {
         });
         self.limited = limited || more;
         end.take_drops(|reason| publisher.drop(reason));
-        let mut protect = |address| self.end.protect(address);
-        let blocked = !self.links.flush(&self.registry, &mut self.out.net, &mut protect);
+        let blocked = !self.flush();
         self.limited |= blocked;
-        blocked
+        blocked || self.links.all_blocked(&self.out.net)
+    }
+
+    /// Sends what waits in the outbox. Returns whether everything is gone from there.
+    fn flush(&mut self) -> bool {
+        let Self { links, out, end, .. } = self;
+        links.flush(&mut out.net, &mut |address| end.protect(address))
     }
 
     fn publish(&mut self, now: Instant, done: Option<SyncSender<()>>) {

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
+use socket2::SockRef;
 
 use super::token::Source;
 
-/// Bytes that may wait for the socket. More would only be a queue of our own under somebody else's congestion
-/// control; the tunnel keeps the rest and is told when there is room again.
-pub(crate) const BACKLOG: usize = 64 * 1024;
+/// Bytes that the system may keep unsent for a connection, and that a turn of the loop gives it. More would only be a
+/// queue of our own under somebody else's congestion control: flows inside the tunnel would see it as delay. Whoever has
+/// more to send keeps it and is told when there is room again.
+pub(crate) const UNSENT: usize = 64 * 1024;
 
 /// A connection, or one being made.
 #[derive(Debug)]
@@ -19,9 +21,10 @@ pub(crate) struct TcpLink {
     connected: bool,
     readable: bool,
     writable: bool,
+    /// What the socket did not take: less than the loop gives in a turn, since nothing follows until it is gone.
     backlog: Vec<u8>,
-    /// The tunnel was refused space and waits to hear of it.
-    pub(crate) refused: bool,
+    /// Why nothing can be sent any more. What the far end said before is still to be read.
+    broken: Option<io::ErrorKind>,
 }
 
 /// What a connection attempt came to.
@@ -37,13 +40,15 @@ impl TcpLink {
         let stream = TcpStream::connect(to)?;
         // Frames of a tunnel are complete as they are written; waiting for more only adds delay.
         let _ = stream.set_nodelay(true);
+        // Best effort too: without it the socket's own buffer is the queue.
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT as u32);
         Ok(Self {
             stream,
             connected: false,
             readable: false,
             writable: false,
             backlog: Vec::new(),
-            refused: false,
+            broken: None,
         })
     }
 
@@ -88,50 +93,68 @@ impl TcpLink {
 
     /// Reads once; 0 is the end of the stream, `WouldBlock` that nothing is there now.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.stream.read(buffer);
-        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.readable = false;
+        match (self.stream.read(buffer), self.broken) {
+            // The end of a connection that broke while something was sent is no orderly end.
+            (Ok(0) | Err(_), Some(kind)) => Err(kind.into()),
+            (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Err(error)
+            }
+            (result, _) => result,
         }
-        result
     }
 
-    /// Takes bytes, sending what the socket takes and keeping the rest. The caller stops when
-    /// [`is_full`](Self::is_full).
-    pub(crate) fn send(&mut self, data: &[u8]) -> io::Result<()> {
-        let written = if self.backlog.is_empty() && self.connected { self.write(data)? } else { 0 };
+    /// Takes bytes: sends what the socket takes and keeps the rest.
+    pub(crate) fn send(&mut self, data: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
+        let written = if self.is_full() || !self.connected { 0 } else { self.write(data) };
         self.backlog.extend_from_slice(&data[written..]);
-        Ok(())
     }
 
-    /// Sends from the backlog what the socket takes.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        if self.backlog.is_empty() || !self.connected || !self.writable {
-            return Ok(());
+    /// Sends what the socket takes of what was kept. Returns whether that made room.
+    pub(crate) fn flush(&mut self) -> bool {
+        if !self.is_full() || !self.connected || !self.writable {
+            return false;
         }
-        let backlog = std::mem::take(&mut self.backlog);
+        let mut backlog = std::mem::take(&mut self.backlog);
         let written = self.write(&backlog);
+        backlog.drain(..written);
         self.backlog = backlog;
-        self.backlog.drain(..written?);
-        Ok(())
+        !self.is_full()
     }
 
+    /// Bytes that wait for the socket.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// Whether something waits for the socket; nothing more should be given to it.
     pub(crate) fn is_full(&self) -> bool {
-        self.backlog.len() >= BACKLOG
+        !self.backlog.is_empty()
     }
 
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+    /// Writes what the socket takes. A connection that broke takes everything: nothing of it can arrive.
+    fn write(&mut self, data: &[u8]) -> usize {
         let mut written = 0;
         while written < data.len() {
             match self.stream.write(&data[written..]) {
                 Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable = false;
-                    break;
+                    return written;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // The reader tells of it, after what came before.
+                    self.broken = Some(error.kind());
+                    self.readable = true;
+                    return data.len();
+                }
             }
         }
-        Ok(written)
+        written
     }
 }
