@@ -8,6 +8,7 @@ mod config;
 pub mod data;
 pub mod mac;
 pub mod reliable;
+mod trust;
 pub mod wire;
 pub mod wrap;
 
@@ -16,3 +17,4 @@ pub use config::{
     MssFix, NameCheck, PullFilter, PullVerdict, Remote, Retry, RouteOption, StaticKey, TlsConfig, TlsVersion,
     Transport, Trust, Via, Wrap,
 };
+pub use trust::{CertificateInfo, CertificateRole, CrlProblem, ServerVerifier, TrustError};
