@@ -113,3 +113,39 @@ a.sendto(b'back', source); data, source = b.recvfrom(100); print(data, source ==
         "b'hello'\nb'back' True\n",
     );
 }
+
+#[test]
+fn several_datagrams_in_one_call_go_out_and_come_in_with_their_sources() {
+    each_backend(
+        "
+import ctypes, socket, time
+libc = ctypes.CDLL(None, use_errno=True)
+class Iov(ctypes.Structure): _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]
+class Msg(ctypes.Structure): _fields_ = [('name', ctypes.c_void_p), ('namelen', ctypes.c_uint32),
+    ('iov', ctypes.c_void_p), ('iovlen', ctypes.c_size_t), ('control', ctypes.c_void_p),
+    ('controllen', ctypes.c_size_t), ('flags', ctypes.c_int)]
+class Mmsg(ctypes.Structure): _fields_ = [('hdr', Msg), ('len', ctypes.c_uint32)]
+def address(ip): return (socket.AF_INET).to_bytes(2, 'little') + (7).to_bytes(2, 'big') + socket.inet_aton(ip) + bytes(8)
+def messages(parts):
+    keep, array = [], (Mmsg * len(parts))()
+    for slot, (name, data) in zip(array, parts):
+        name, data = ctypes.create_string_buffer(name, 16), ctypes.create_string_buffer(data, max(len(data), 1))
+        iov = Iov(ctypes.addressof(data), len(data.raw)); keep += [name, data, iov]
+        slot.hdr = Msg(ctypes.addressof(name), 16, ctypes.addressof(iov), 1, None, 0, 0)
+    return array, keep
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out, keep = messages([(address('10.77.0.5'), b'near'), (address('10.77.0.6'), b'farther'), (address('10.77.0.5'), b'x')])
+print(libc.sendmmsg(s.fileno(), out, 3, 0), [m.len for m in out])
+got = []
+while len(got) < 3:
+    into, keep = messages([(bytes(16), bytes(64))] * 4)
+    n = libc.recvmmsg(s.fileno(), into, 4, 0x10000, None)
+    assert n > 0, ctypes.get_errno()
+    for m, name, data in zip(into[:n], keep[0::3], keep[1::3]):
+        got.append((data.raw[:m.len], socket.inet_ntoa(name.raw[4:8]), int.from_bytes(name.raw[2:4], 'big')))
+print(sorted(got))
+",
+        "3 [4, 7, 1]\n\
+         [(b'farther', '10.77.0.6', 7), (b'near', '10.77.0.5', 7), (b'x', '10.77.0.5', 7)]\n",
+    );
+}
