@@ -6,7 +6,9 @@
 
 mod config;
 pub mod data;
+pub mod km;
 pub mod mac;
+pub mod message;
 pub mod reliable;
 mod trust;
 pub mod wire;
