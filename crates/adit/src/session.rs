@@ -91,10 +91,28 @@ impl Session {
         let tunnel = tunnel.into();
         let provider = tunnel.provider();
         let seed = getrandom::u64().map_err(|error| unstarted(&io::Error::other(error.to_string())))?;
-        let (engine, identity) = match tunnel {
-            TunnelConfig::WireGuard(config) => wireguard(config, seed, options)?,
-        };
-        Ok(Self { engine, provider, identity })
+        match tunnel {
+            TunnelConfig::WireGuard(mut config) => {
+                config.clock.get_or_insert_with(|| ClockCheck {
+                    now: SystemTime::now(),
+                    not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE),
+                });
+                let tunnel = WireGuard::new(config, seed, Instant::now());
+                let public_key = tunnel.public_key().to_string();
+                Self::of(tunnel, provider, Some(public_key), options)
+            }
+        }
+    }
+
+    /// Runs a tunnel that has been made. `identity` is what the far end must know of us.
+    pub(crate) fn of<T: Tunnel + Send + 'static>(
+        tunnel: T,
+        provider: Provider,
+        identity: Option<String>,
+        options: EngineOptions,
+    ) -> Result<Self, Failure> {
+        let engine = Engine::start(tunnel, options).map_err(|error| unstarted(&error))?;
+        Ok(Self { engine: Arc::new(engine), provider, identity })
     }
 
     /// The network.
@@ -138,21 +156,6 @@ impl Session {
     pub fn shutdown(&self) {
         self.engine.shutdown();
     }
-}
-
-fn wireguard(
-    mut config: adit_wireguard::Config,
-    seed: u64,
-    options: EngineOptions,
-) -> Result<(Arc<dyn Running>, Option<String>), Failure> {
-    config.clock.get_or_insert_with(|| ClockCheck {
-        now: SystemTime::now(),
-        not_before: SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE),
-    });
-    let tunnel = WireGuard::new(config, seed, Instant::now());
-    let public_key = tunnel.public_key().to_string();
-    let engine = Engine::start(tunnel, options).map_err(|error| unstarted(&error))?;
-    Ok((Arc::new(engine), Some(public_key)))
 }
 
 fn unstarted(error: &io::Error) -> Failure {

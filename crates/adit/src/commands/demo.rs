@@ -16,7 +16,7 @@ use adit_verify::{
 
 use crate::cli::{Context, DemoArgs, DemoClientArgs};
 use crate::demo::{API_NAME, DATABASE_NAME, Embedded};
-use crate::session::{Session, runtime};
+use crate::session::{Provider, Session, runtime};
 use crate::{Exit, Failure, failure};
 
 /// How long the whole of connecting and verifying may take.
@@ -27,7 +27,7 @@ const QUERY: &str = "select count(*) from orders";
 /// Starts the embedded network, joins it, verifies it, and runs a program in it; returns the program's code.
 pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure> {
     let ui = context.ui.clone();
-    let embedded = Embedded::start()?;
+    let embedded = Embedded::start(Provider::WireGuard)?;
     ui.note(&format!(
         "A private network now runs in this process; its WireGuard server is at {}.",
         embedded.endpoint()

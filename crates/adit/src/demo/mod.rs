@@ -1,5 +1,7 @@
-//! An embedded private network: a second WireGuard peer of this process on a UDP port of this machine, with its
+//! An embedded private network: the server's end of a tunnel in this process, on a UDP port of this machine, with its
 //! own network stack and services behind it. What `adit demo` connects to.
+
+mod wireguard;
 
 use std::fmt;
 use std::future::Future;
@@ -7,14 +9,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
-use adit_path::{Engine, EngineOptions, Flow, Listen, Network, Udp};
+use adit_path::{Flow, Listen, Network, Udp};
 use adit_sim::services::{self, Database, Zone};
-use adit_tunnel::{DnsConfig, HostPort, Prefix};
-use adit_wireguard::{Config, PeerConfig, PresharedKey, PrivateKey, WireGuard};
+use adit_tunnel::HostPort;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::session::{Provider, Session, TunnelConfig};
 use crate::{Failure, failure};
 
 /// The gateway, which is the DNS server too.
@@ -38,14 +39,15 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// A running private network. Dropping it ends it.
 pub struct Embedded {
-    engine: Arc<Engine<WireGuard>>,
-    member: Config,
+    server: Session,
+    member: TunnelConfig,
+    endpoint: HostPort,
     services: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl fmt::Debug for Embedded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Embedded").field("member", &self.member).finish_non_exhaustive()
+        f.debug_struct("Embedded").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -55,28 +57,25 @@ impl Embedded {
     ///
     /// # Errors
     /// Of the system: no sockets, threads or randomness.
-    pub fn start() -> Result<Self, Failure> {
-        let failed = |error: io::Error| {
-            failure::of("env.socket", "the embedded network cannot be started").seen(error.to_string())
+    pub fn start(provider: Provider) -> Result<Self, Failure> {
+        let (server, member, endpoint) = match provider {
+            Provider::WireGuard => {
+                let (server, member, endpoint) = wireguard::start()?;
+                (server, TunnelConfig::WireGuard(member), endpoint)
+            }
         };
-        let port = free_port().map_err(failed)?;
-        let (server, member) = configs(port).map_err(failed)?;
-        let seed = getrandom::u64().map_err(|error| failed(io::Error::other(error.to_string())))?;
-        let tunnel = WireGuard::new(server, seed, Instant::now());
-        let engine = Arc::new(Engine::start(tunnel, EngineOptions::default()).map_err(failed)?);
-        let services = serve(engine.clone()).map_err(failed)?;
-        Ok(Self { engine, member, services: Some(services) })
+        let services = serve(server.network()).map_err(|error| failed(&error))?;
+        Ok(Self { server, member, endpoint, services: Some(services) })
     }
 
-    /// The configuration of a member, as it would stand in a wg-quick file.
-    pub fn member(&self) -> Config {
+    /// The configuration of a member, as it would stand in a file.
+    pub fn member(&self) -> TunnelConfig {
         self.member.clone()
     }
 
     /// Where the server listens.
-    pub fn endpoint(&self) -> String {
-        let endpoint = self.member.peers.first().and_then(|peer| peer.endpoint.as_ref());
-        endpoint.map(ToString::to_string).unwrap_or_default()
+    pub fn endpoint(&self) -> &HostPort {
+        &self.endpoint
     }
 }
 
@@ -87,7 +86,7 @@ impl Drop for Embedded {
             // A panic there was printed by its thread; there is nothing left to do about it.
             let _ended = thread.join();
         }
-        self.engine.shutdown();
+        self.server.shutdown();
     }
 }
 
@@ -96,39 +95,15 @@ fn free_port() -> io::Result<u16> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr().map(|address| address.port())
 }
 
-/// Both ends of one tunnel, with fresh keys.
-fn configs(port: u16) -> io::Result<(Config, Config)> {
-    let random = || -> io::Result<[u8; 32]> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(bytes)
-    };
-    let host = |address: Ipv4Addr| Prefix::host(IpAddr::V4(address));
-    let lan = Prefix::new(IpAddr::V4(GATEWAY), 24).map(|prefix| prefix.network());
-    let mut server = Config::new(PrivateKey::from_bytes(random()?));
-    let mut member = Config::new(PrivateKey::from_bytes(random()?));
-    let preshared = PresharedKey::from_bytes(random()?);
+/// Fresh randomness of the system.
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
 
-    server.listen_port = Some(port);
-    server.addresses = vec![host(GATEWAY), host(DATABASE), host(API)];
-    server.peers = vec![PeerConfig {
-        preshared_key: Some(preshared.clone()),
-        allowed_ips: vec![host(MEMBER)],
-        ..PeerConfig::new(member.private_key.public_key())
-    }];
-    member.addresses = vec![host(MEMBER)];
-    member.dns = DnsConfig {
-        servers: vec![IpAddr::V4(GATEWAY)],
-        search: vec![DOMAIN.to_owned()],
-        ..DnsConfig::default()
-    };
-    member.peers = vec![PeerConfig {
-        preshared_key: Some(preshared),
-        endpoint: Some(HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port }),
-        allowed_ips: lan.into_iter().collect(),
-        ..PeerConfig::new(server.private_key.public_key())
-    }];
-    Ok((server, member))
+fn failed(error: &io::Error) -> Failure {
+    failure::of("env.socket", "the embedded network cannot be started").seen(error.to_string())
 }
 
 /// Runs the services on a thread of their own until the sender is dropped.
@@ -203,15 +178,16 @@ where
 
 #[cfg(test)]
 mod tests {
-    use adit_path::{ConnectFailure, Query, ResolveFailure};
+    use adit_path::{ConnectFailure, EngineOptions, Query, ResolveFailure};
     use adit_verify::{NetworkDialer, Plan, Verified, verify};
+    use adit_wireguard::PrivateKey;
 
     use super::*;
-    use crate::session::{Session, runtime};
+    use crate::session::runtime;
 
     #[test]
     fn a_member_of_the_embedded_network_reaches_its_services_and_nothing_else() {
-        let embedded = Embedded::start().unwrap();
+        let embedded = Embedded::start(Provider::WireGuard).unwrap();
         let session = Session::start(embedded.member(), EngineOptions::default()).unwrap();
         let network = session.network();
         runtime().unwrap().block_on(async {
@@ -233,15 +209,15 @@ mod tests {
             assert!(matches!(missing, Err(ResolveFailure::NoSuchName { .. })), "{missing:?}");
         });
         session.shutdown();
-        let port = embedded.member().peers[0].endpoint.clone().unwrap().port;
+        let port = embedded.endpoint().port;
         drop(embedded);
         UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free again");
     }
 
     #[test]
     fn a_key_that_the_embedded_server_does_not_know_gets_no_answer() {
-        let embedded = Embedded::start().unwrap();
-        let mut stranger = embedded.member();
+        let embedded = Embedded::start(Provider::WireGuard).unwrap();
+        let TunnelConfig::WireGuard(mut stranger) = embedded.member();
         stranger.private_key = PrivateKey::from_bytes([7; 32]);
         let session = Session::start(stranger, EngineOptions::default()).unwrap();
         let network = session.network();
