@@ -1,11 +1,11 @@
-//! The laboratory: network namespaces with a real WireGuard server, and behind it a LAN with PostgreSQL, files, an echo
+//! The laboratory: network namespaces with a real server of WireGuard or OpenVPN, and behind it a LAN with PostgreSQL, files, an echo
 //! and a DNS server. The release binary runs in it as a user would run it.
 //!
 //! ```text
 //! namespace client ──veth── namespace server ──veth── namespace lan
 //! 192.0.2.2                 192.0.2.1, .53 (names)    10.77.0.10 services, 10.77.0.53 names
 //! 2001:db8::2               2001:db8::1               fd77::10, fd77::53
-//!                           wireguard-go
+//!                           wireguard-go or openvpn
 //!                           10.66.0.1, fd66::1
 //! ```
 //!
@@ -19,6 +19,7 @@ mod container;
 mod engine;
 mod exec;
 mod fronts;
+mod openvpn;
 mod reaches;
 mod sessions;
 mod up;

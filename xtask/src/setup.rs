@@ -9,6 +9,8 @@ use crate::shell::{Result, Shell};
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("wg", "wireguard-tools"),
+    ("openvpn", "openvpn"),
+    ("openssl", "openssl"),
     ("dnsmasq", "dnsmasq-base"),
     ("runc", "runc"),
     ("curl", "curl"),

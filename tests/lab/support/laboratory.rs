@@ -1,4 +1,4 @@
-//! One laboratory: three namespaces, a WireGuard server and the services behind it.
+//! One laboratory: three namespaces, a server of WireGuard or OpenVPN, and the services behind it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -22,12 +22,15 @@ pub(crate) enum Part {
     Postgres,
     /// The LAN's DNS server.
     Names,
+    /// OpenVPN's servers instead of the one of WireGuard; [`Lab::start_openvpn`] starts them.
+    OpenVpn,
 }
 
 /// A laboratory. Dropping it removes everything; while panicking it prints the logs of all parties first.
 pub(crate) struct Lab {
     // Processes before namespaces before the directory: fields are dropped in this order.
     pub(crate) wireguard: Option<Process>,
+    pub(crate) openvpn: Option<Process>,
     processes: Vec<Process>,
     pub(crate) names: Option<Process>,
     pub(crate) client: Namespace,
@@ -40,6 +43,7 @@ pub(crate) struct Lab {
 }
 
 /// The keys of the tunnel.
+#[derive(Default)]
 struct Keys {
     server: String,
     server_public: String,
@@ -55,6 +59,7 @@ impl Lab {
             adit_tests::skip(test, &why);
             return None;
         }
+        let openvpn = parts.contains(&Part::OpenVpn);
         let name = unique();
         let dir = Directory::create(&name);
         let client = Namespace::create(&name, "client");
@@ -63,6 +68,7 @@ impl Lab {
         wire(&client, &server, &lan);
         let mut lab = Self {
             wireguard: None,
+            openvpn: None,
             processes: Vec::new(),
             names: None,
             client,
@@ -71,9 +77,11 @@ impl Lab {
             dir,
             // An interface's name is also the name of wireguard-go's control socket, which all namespaces share.
             interface: name.replace("adit-", "aw").replace('-', "n"),
-            keys: Keys::generate(),
+            keys: if openvpn { Keys::default() } else { Keys::generate() },
         };
-        lab.start_wireguard();
+        if !openvpn {
+            lab.start_wireguard();
+        }
         lab.start_public_names();
         lab.start_services();
         if parts.contains(&Part::Names) {
@@ -419,12 +427,13 @@ fn unavailable(parts: &[Part]) -> Option<String> {
         return Some("network namespaces need root".into());
     }
     if !Path::new("/dev/net/tun").exists() {
-        return Some("the WireGuard server needs /dev/net/tun".into());
+        return Some("the server needs /dev/net/tun".into());
     }
-    if !peer("wireguard-go").is_file() {
+    let openvpn = parts.contains(&Part::OpenVpn);
+    if !openvpn && !peer("wireguard-go").is_file() {
         return Some("wireguard-go is not built (cargo xtask setup)".into());
     }
-    for program in ["ip", "wg", "dnsmasq", "setpriv", "curl"] {
+    for program in ["ip", if openvpn { "openvpn" } else { "wg" }, "dnsmasq", "setpriv", "curl"] {
         if !in_path(program) {
             return Some(format!("{program} is not installed (cargo xtask setup)"));
         }

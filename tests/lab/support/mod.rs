@@ -6,11 +6,13 @@ mod conf;
 mod container;
 mod laboratory;
 mod namespace;
+mod openvpn;
 mod process;
 mod sandbox;
 mod services;
 
 pub(crate) use container::in_container;
 pub(crate) use laboratory::{Lab, Part, wait_until};
+pub(crate) use openvpn::{Server, Wrap};
 pub(crate) use process::{Outcome, Process, run, run_with_input};
 pub(crate) use services::{blob, serve_http};

@@ -62,7 +62,7 @@ pub(crate) fn serve_tcp_echo(namespace: &Namespace, at: SocketAddr) {
 }
 
 /// A small HTTP/1.1 server: `/blob` has 64 MiB, `/peer` names the client, `/healthz` says `ok`, POST `/count` counts the
-/// bytes of the body, everything else is 404.
+/// bytes of the body, POST `/echo` sends it back, everything else is 404.
 pub(crate) fn serve_http(namespace: &Namespace, at: SocketAddr) {
     serve_tcp(namespace, at, |stream, peer| {
         let _ = stream.set_nodelay(true);
@@ -103,7 +103,12 @@ fn respond(
     length: usize,
     peer: SocketAddr,
 ) -> std::io::Result<()> {
-    let received = std::io::copy(&mut reader.by_ref().take(length as u64), &mut std::io::sink())?;
+    let mut body = Vec::new();
+    let received = if line.starts_with("POST /echo ") {
+        reader.by_ref().take(length as u64).read_to_end(&mut body)? as u64
+    } else {
+        std::io::copy(&mut reader.by_ref().take(length as u64), &mut std::io::sink())?
+    };
     let stream = reader.get_mut();
     let mut words = line.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -123,6 +128,10 @@ fn respond(
         }
         "/peer" => text(stream, "200 OK", &format!("{}\n", canonical(peer.ip()))),
         "/healthz" => text(stream, "200 OK", "ok\n"),
+        "/echo" => {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+            stream.write_all(&body)
+        }
         "/count" => text(stream, "200 OK", &format!("{received}\n")),
         "/reset" => {
             // Closing with unread input makes the kernel send RST instead of FIN (RFC 9293 §3.6.1, RFC 2525 §2.17).

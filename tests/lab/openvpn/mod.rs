@@ -1,0 +1,3 @@
+//! OpenVPN against Debian's server.
+
+mod reaches;
