@@ -6,6 +6,7 @@ use adit_tunnel::Dropped;
 
 use super::aead::{self, Aead};
 use super::cbc::Cbc;
+use super::epoch::Epochs;
 use super::{DATA_V1, DATA_V2, KeyMaterial, Role, Suite};
 
 /// What a key of the data channel is used for, beside the keys themselves.
@@ -20,6 +21,9 @@ pub struct Parameters {
     /// How many packets may come late (`replay-window`).
     pub replay_window: u32,
 }
+
+/// The peer-id that stands for none.
+const NO_PEER: u32 = 0x00ff_ffff;
 
 /// One key of the data channel: it seals what we send and opens what comes.
 pub struct DataKeys {
@@ -56,7 +60,7 @@ enum Header {
 impl Header {
     fn new(key_id: u8, peer_id: Option<u32>) -> Self {
         let key_id = key_id & 7;
-        match peer_id.filter(|id| *id < 0x00ff_ffff) {
+        match peer_id {
             None => Self::V1([DATA_V1 << 3 | key_id]),
             Some(id) => {
                 let mut bytes = id.to_be_bytes();
@@ -76,6 +80,7 @@ impl Header {
 
 enum Layout {
     Aead(Box<Aead>),
+    Epochs(Box<Epochs>),
     Cbc(Box<Cbc>),
 }
 
@@ -85,10 +90,16 @@ impl DataKeys {
         let (seal, open) = material.directions(parameters.role);
         let window = parameters.replay_window;
         let layout = match aead::algorithm(suite.cipher) {
+            Some(algorithm) if suite.epoch => {
+                Layout::Epochs(Box::new(Epochs::new(algorithm, seal, open, window)))
+            }
             Some(algorithm) => Layout::Aead(Box::new(Aead::new(algorithm, seal, open, window))),
             None => Layout::Cbc(Box::new(Cbc::new(suite.cipher, suite.auth, seal, open, window))),
         };
-        let header = Header::new(parameters.key_id, parameters.peer_id);
+        // The layout with epochs has no other header than that with a peer-id.
+        let peer_id = parameters.peer_id.filter(|id| *id < NO_PEER);
+        let peer_id = if suite.has_epochs() { peer_id.or(Some(NO_PEER)) } else { peer_id };
+        let header = Header::new(parameters.key_id, peer_id);
         Self { suite, header, layout, sent: Traffic::default(), received: Traffic::default() }
     }
 
@@ -124,6 +135,7 @@ impl DataKeys {
         let header = header.len();
         let length = match &mut self.layout {
             Layout::Aead(aead) => aead.seal(slot, header, payload),
+            Layout::Epochs(epochs) => epochs.seal(slot, payload),
             Layout::Cbc(cbc) => cbc.seal(slot, header, payload),
         }?;
         self.sent.count(length);
@@ -146,6 +158,8 @@ impl DataKeys {
         };
         let payload = match &mut self.layout {
             Layout::Aead(aead) => aead.open(message, header),
+            Layout::Epochs(_) if header == 1 => Err(Dropped::Malformed),
+            Layout::Epochs(epochs) => epochs.open(message),
             Layout::Cbc(cbc) => cbc.open(message, header),
         }?;
         self.received.count(length);
@@ -156,6 +170,7 @@ impl DataKeys {
     pub fn needs_renegotiation(&self) -> bool {
         match &self.layout {
             Layout::Aead(aead) => aead.needs_renegotiation(),
+            Layout::Epochs(epochs) => epochs.needs_renegotiation(),
             Layout::Cbc(cbc) => cbc.needs_renegotiation(),
         }
     }
@@ -164,6 +179,7 @@ impl DataKeys {
     fn set_next(&mut self, next: u32) {
         match &mut self.layout {
             Layout::Aead(aead) => aead.set_next(next),
+            Layout::Epochs(epochs) => epochs.set_next(next.into()),
             Layout::Cbc(cbc) => cbc.set_next(next),
         }
     }
@@ -172,6 +188,14 @@ impl DataKeys {
     fn set_usage(&mut self, blocks: u64) {
         if let Layout::Aead(aead) = &mut self.layout {
             aead.set_usage(blocks);
+        }
+    }
+
+    /// Moves our sending on to the next epoch before the cipher's limit asks for it; the peer follows. Without epochs
+    /// nothing happens.
+    pub fn advance_epoch(&mut self) {
+        if let Layout::Epochs(epochs) = &mut self.layout {
+            epochs.advance();
         }
     }
 

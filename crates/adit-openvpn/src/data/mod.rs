@@ -5,6 +5,7 @@
 
 mod aead;
 mod cbc;
+mod epoch;
 mod keys;
 mod replay;
 
@@ -44,9 +45,13 @@ pub struct Suite {
 }
 
 impl Suite {
+    fn has_epochs(&self) -> bool {
+        self.epoch && self.cipher.is_aead()
+    }
+
     /// The bytes before the payload, for a header with or without peer-id.
     pub fn head(&self, peer_id: bool) -> usize {
-        let header = if peer_id { 4 } else { 1 };
+        let header = if peer_id || self.has_epochs() { 4 } else { 1 };
         match (self.cipher.is_aead(), self.epoch) {
             (true, true) => header + 8,
             (true, false) => header + 4 + TAG,

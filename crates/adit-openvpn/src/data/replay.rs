@@ -19,6 +19,12 @@ impl Replay {
         Self { words: vec![0; words as usize].into_boxed_slice(), size, highest: 0 }
     }
 
+    /// Forgets everything, for a new key.
+    pub(crate) fn reset(&mut self) {
+        self.words.fill(0);
+        self.highest = 0;
+    }
+
     /// Whether `id` may be accepted. Zero never is.
     pub(crate) fn is_fresh(&self, id: u64) -> bool {
         if id > self.highest {

@@ -205,6 +205,147 @@ fn a_slot_that_is_too_short_is_refused() {
     }
 }
 
+/// Computed by Python's `cryptography` 48 (`HKDFExpand`, `AESGCM`, `ChaCha20Poly1305`) as above, by epoch.
+const EPOCH_VECTORS: [(Cipher, u16, &str); 6] = [
+    (
+        Cipher::Aes128Gcm,
+        1,
+        "4d0102030001000000000001c7dda03f44a71cef40fbe3d09a3794b226ebd7b2d4ada9edc016b4004b7dcdf1b6a0e4",
+    ),
+    (
+        Cipher::Aes128Gcm,
+        3,
+        "4d01020300030000000000011c718439e23f006adc8c41facf6a247b76ae1324c02ff5299da06430fc23e1a5da7e5b",
+    ),
+    (
+        Cipher::Aes256Gcm,
+        1,
+        "4d01020300010000000000019c8e1967414d5a53fe6f2a706acdb99f9f138e3781ad50ac88ece6fcea6f332c2ee1d8",
+    ),
+    (
+        Cipher::Aes256Gcm,
+        3,
+        "4d0102030003000000000001959c0b5130c414db0b0d485ade954806eb15b2bf9309a7f74bb6fad75d050e1c7f9870",
+    ),
+    (
+        Cipher::ChaCha20Poly1305,
+        1,
+        "4d0102030001000000000001d559b7da3e70c69b21ae6ab0a954c47111a2223b9d61ff0f447f9d1dcb7e053bab2e3a",
+    ),
+    (
+        Cipher::ChaCha20Poly1305,
+        3,
+        "4d0102030003000000000001322b1751d65dcbefb96da7ecde9f4b9358afedac17a22325032ce5dc3824dfa480ff48",
+    ),
+];
+
+fn epochs(keys: &DataKeys) -> (u16, u16) {
+    match &keys.layout {
+        Layout::Epochs(epochs) => epochs.epochs(),
+        _ => panic!("a layout without epochs"),
+    }
+}
+
+fn epoch_pair(cipher: Cipher) -> (DataKeys, DataKeys) {
+    pair(Suite { cipher, auth: Algorithm::Sha1, epoch: true }, Some(0x010203))
+}
+
+#[test]
+fn sealed_messages_of_an_epoch_are_those_of_an_independent_computation() {
+    for (cipher, epoch, expected) in EPOCH_VECTORS {
+        let (mut client, mut server) = epoch_pair(cipher);
+        (1..epoch).for_each(|_| client.advance_epoch());
+        let mut message = seal(&mut client, PAYLOAD);
+        assert_eq!(hex(&message), expected, "{cipher:?} {epoch}");
+        assert_eq!(server.open(&mut message), Ok(&mut PAYLOAD.to_vec()[..]));
+    }
+}
+
+#[test]
+fn a_peer_follows_into_a_later_epoch_and_still_takes_what_was_under_way() {
+    let (mut client, mut server) = epoch_pair(Cipher::Aes256Gcm);
+    let mut old: Vec<_> = (0..3).map(|_| seal(&mut client, PAYLOAD)).collect();
+    assert!(server.open(&mut old[0]).is_ok());
+    client.advance_epoch();
+    client.advance_epoch();
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok());
+    assert_eq!(epochs(&server), (3, 3), "the server's own sending is lifted");
+    let mut again = old[1].clone();
+    assert!(server.open(&mut old[1]).is_ok());
+    assert_eq!(server.open(&mut again), Err(Dropped::Replayed));
+    assert!(client.open(&mut seal(&mut server, PAYLOAD)).is_ok());
+    assert_eq!(epochs(&client), (3, 3));
+    client.advance_epoch();
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok());
+    assert_eq!(server.open(&mut old[2]), Err(Dropped::Replayed), "two epochs ago is too old");
+}
+
+#[test]
+fn four_epochs_ahead_are_known_and_the_fifth_is_not() {
+    let (mut client, mut server) = epoch_pair(Cipher::ChaCha20Poly1305);
+    (0..5).for_each(|_| client.advance_epoch());
+    assert_eq!(server.open(&mut seal(&mut client, PAYLOAD)), Err(Dropped::Unauthentic));
+    assert_eq!(epochs(&server), (1, 1));
+    let (mut client, mut server) = epoch_pair(Cipher::ChaCha20Poly1305);
+    (0..4).for_each(|_| client.advance_epoch());
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok());
+    (0..4).for_each(|_| client.advance_epoch());
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok(), "and then four more");
+    assert_eq!(epochs(&server), (9, 9));
+}
+
+#[test]
+fn forged_epochs_move_nothing() {
+    let (mut client, mut server) = epoch_pair(Cipher::Aes128Gcm);
+    for epoch in [0u8, 2, 5, 6, 255] {
+        let mut message = seal(&mut client, PAYLOAD);
+        message[5] = epoch;
+        assert!(server.open(&mut message).is_err());
+        assert_eq!(epochs(&server), (1, 1));
+    }
+    let mut v1 = seal(&mut client, PAYLOAD);
+    v1[0] = DATA_V1 << 3 | 5;
+    assert_eq!(server.open(&mut v1), Err(Dropped::Malformed));
+}
+
+#[test]
+fn an_epoch_ends_at_the_limit_of_its_key_in_either_direction() {
+    const NEAR: u64 = (1 << 36) / 8 * 7;
+    let usage = |keys: &mut DataKeys, sent, opened| {
+        let Layout::Epochs(epochs) = &mut keys.layout else { panic!("a layout without epochs") };
+        epochs.set_usage(sent, opened);
+    };
+    let (mut client, mut server) = epoch_pair(Cipher::Aes256Gcm);
+    usage(&mut client, NEAR, 0);
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok());
+    assert_eq!((epochs(&client), epochs(&server)), ((2, 1), (2, 2)));
+    // What the client received is at its limit: its own step makes the server take one.
+    assert!(client.open(&mut seal(&mut server, PAYLOAD)).is_ok());
+    usage(&mut client, 0, NEAR);
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok());
+    assert_eq!((epochs(&client), epochs(&server)), ((3, 2), (3, 3)));
+    client.set_next(u32::MAX);
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok() && epochs(&client).0 == 3, "48 bits count");
+    let Layout::Epochs(layout) = &mut client.layout else { panic!("a layout without epochs") };
+    layout.set_next(1 << 48);
+    assert!(server.open(&mut seal(&mut client, PAYLOAD)).is_ok());
+    assert_eq!(epochs(&server).1, 4);
+}
+
+#[test]
+fn epochs_end_in_a_renegotiation() {
+    let mut client = epoch_pair(Cipher::Aes256Gcm).0;
+    (1..0xefff).for_each(|_| client.advance_epoch());
+    assert!(!client.needs_renegotiation());
+    client.advance_epoch();
+    assert!(client.needs_renegotiation());
+    (0..0x2000).for_each(|_| client.advance_epoch());
+    assert_eq!(epochs(&client).0, u16::MAX);
+    let Layout::Epochs(layout) = &mut client.layout else { panic!("a layout without epochs") };
+    layout.set_next(1 << 48);
+    assert_eq!(client.seal(&mut [0; 200], 10), Err(Dropped::OverBudget));
+}
+
 fn any_suite() -> impl Strategy<Value = Suite> {
     let auths = [
         Algorithm::Md5,
@@ -214,8 +355,8 @@ fn any_suite() -> impl Strategy<Value = Suite> {
         Algorithm::Sha384,
         Algorithm::Sha512,
     ];
-    (prop::sample::select(Cipher::ALL.to_vec()), prop::sample::select(auths.to_vec()))
-        .prop_map(|(cipher, auth)| suite(cipher, auth))
+    (prop::sample::select(Cipher::ALL.to_vec()), prop::sample::select(auths.to_vec()), any::<bool>())
+        .prop_map(|(cipher, auth, epoch)| Suite { cipher, auth, epoch })
 }
 
 proptest! {
