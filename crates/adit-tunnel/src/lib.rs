@@ -18,6 +18,7 @@ mod config;
 mod contract;
 mod cut;
 mod host;
+mod mss;
 mod names;
 mod outbox;
 mod packet_queue;
@@ -34,6 +35,7 @@ pub use contract::{
 };
 pub use cut::{Segment, Segments};
 pub use host::HostPacket;
+pub use mss::clamp_mss;
 pub use names::{NameScope, is_under, reverse_address};
 pub use outbox::{MAX_DATAGRAM, MAX_PACKET, NetQueue, NetSlot, Outbox, Transmit};
 pub use packet_queue::{PacketQueue, PacketSlot};

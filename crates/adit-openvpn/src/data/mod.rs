@@ -1,12 +1,17 @@
 //! The data channel: keys, and what happens to a packet between the IP layer and the datagram.
 //!
 //! [`DataKeys`] is one key of the channel with both directions, the packet numbers and the replay window. A packet is
-//! sealed and opened where it lies; nothing here allocates per packet.
+//! sealed and opened where it lies; nothing here allocates per packet. [`Channel`] is the rest of the path: mssfix,
+//! compression framing, fragments, pings.
 
 mod aead;
 mod cbc;
+mod channel;
+mod compression;
 mod epoch;
+mod fragment;
 mod keys;
+mod mss;
 mod replay;
 
 use std::fmt;
@@ -15,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::{Algorithm, Cipher};
 
+pub use channel::{Channel, Destination, Inner, OCC_EXIT, PING, Shape, occ};
 pub use keys::{DataKeys, Parameters, Traffic};
 
 /// The opcode of `P_DATA_V1`.
