@@ -115,7 +115,7 @@ impl Cbc {
     pub(super) fn open<'a>(&mut self, message: &'a mut [u8], header: usize) -> Result<&'a mut [u8], Dropped> {
         let body = message.get_mut(header..).ok_or(Dropped::Malformed)?;
         let (tag, body) = body.split_at_mut_checked(self.mac).ok_or(Dropped::Malformed)?;
-        if body.len() < 2 * BLOCK || body.len() % BLOCK != 0 {
+        if body.len() < 2 * BLOCK || !body.len().is_multiple_of(BLOCK) {
             return Err(Dropped::Malformed);
         }
         if self.forgeries >= MAX_FORGERIES {

@@ -318,5 +318,4 @@ impl Plain<'_> {
 }
 
 #[cfg(test)]
-#[path = "channel_tests.rs"]
 mod tests;

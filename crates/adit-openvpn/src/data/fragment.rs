@@ -174,7 +174,7 @@ impl Slot {
         let agrees = self.size.is_none_or(|known| known == size)
             && self.count.is_none_or(|count| piece + 1 < count)
             && size != 0
-            && size % 4 == 0
+            && size.is_multiple_of(4)
             && !bytes.is_empty()
             && bytes.len() <= size;
         if !agrees || (stated.is_some() && self.have >> piece != 0) {

@@ -217,5 +217,4 @@ impl fmt::Debug for DataKeys {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
