@@ -12,6 +12,7 @@ mod ownership;
 mod status;
 mod system;
 mod tun;
+mod union;
 
 pub use engine::{CommandError, End, Engine, EngineOptions, StackOptions};
 pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
@@ -24,3 +25,4 @@ pub use network::{
 pub use ownership::Ownership;
 pub use status::{Counters, Phase, Status};
 pub use tun::{TunError, TunOptions, repair_tun};
+pub use union::Union;
