@@ -16,7 +16,9 @@ pub struct Facts {
     pub received: bool,
     /// Whether the gateway's inner address answers; `None` if it was not asked or is not known.
     pub gateway: Option<bool>,
-    /// Some other target, behind the gateway too, answers.
+    /// Whether the host that is called silent answers echoes; `None` if it was not asked or is not known.
+    pub host: Option<bool>,
+    /// Some other host behind the gateway answers, so the gateway forwards.
     pub others_answer: bool,
     /// Small echoes come back from somewhere and large ones do not.
     pub large_lost: bool,
@@ -32,7 +34,7 @@ pub fn infer(facts: &Facts, stage: Stage, class: &str) -> Option<&'static str> {
     if facts.large_lost && (matches!(class, "app.silent" | "target.silent") && stage >= Stage::Tls) {
         return Some("wg.mtu");
     }
-    if !silent || facts.others_answer {
+    if !silent || facts.others_answer || facts.host == Some(true) {
         return None;
     }
     match facts.gateway {
@@ -52,6 +54,7 @@ mod tests {
         handshake: true,
         received: true,
         gateway: None,
+        host: None,
         others_answer: false,
         large_lost: false,
     };
@@ -74,6 +77,17 @@ mod tests {
     fn one_silent_host_among_others_that_answer_is_only_silent() {
         let facts = Facts { gateway: Some(true), others_answer: true, ..UP };
         assert_eq!(infer(&facts, Stage::Target, "target.silent"), None);
+    }
+
+    #[test]
+    fn a_host_that_answers_echoes_and_no_questions_is_only_silent() {
+        let facts = Facts { gateway: Some(true), host: Some(true), ..UP };
+        assert_eq!(infer(&facts, Stage::Dns, "dns.silent"), None);
+        assert_eq!(infer(&facts, Stage::Target, "target.silent"), None);
+        assert_eq!(
+            infer(&Facts { host: Some(false), ..facts }, Stage::Dns, "dns.silent"),
+            Some("wg.forwarding")
+        );
     }
 
     #[test]

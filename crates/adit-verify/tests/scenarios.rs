@@ -189,6 +189,29 @@ async fn names_fail_with_the_class_of_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resolver_whose_host_is_there_is_only_silent_and_one_behind_a_closed_gateway_is_not_blamed() {
+    let gateway = || network(Host::new()).silent_name("slow.internal").host([10, 77, 0, 1], Host::new());
+    let report = run(&gateway().host([10, 77, 0, 53], Host::new()), &plan(&["tcp://slow.internal:1"])).await;
+    assert_eq!(failed(&report), ("dns.silent", Exit::Dns, Stage::Dns));
+    let evidence = report.failure.unwrap().evidence;
+    assert!(evidence.iter().any(|seen| seen.starts_with("10.77.0.53 is there")), "{evidence:?}");
+
+    let report = run(&gateway(), &plan(&["tcp://slow.internal:1"])).await;
+    assert_eq!(failed(&report), ("wg.forwarding", Exit::Target, Stage::Dns));
+    let evidence = report.failure.unwrap().evidence;
+    assert!(evidence.iter().any(|seen| seen.starts_with("10.77.0.53 does not answer")), "{evidence:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_host_whose_name_a_server_behind_the_gateway_knew_is_only_silent() {
+    let network = network(Host::silent()).host([10, 77, 0, 1], Host::new());
+    let report = run(&network, &plan(&["tcp://db.internal:5432"])).await;
+    assert_eq!(failed(&report), ("target.silent", Exit::Target, Stage::Target));
+    let evidence = report.failure.unwrap().evidence;
+    assert!(evidence.contains(&"10.77.0.5 does not answer echoes either".to_owned()), "{evidence:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_that_is_missing_may_still_be_on_its_way_within_the_grace() {
     let network = network(Host::new());
     let later = network.clone();

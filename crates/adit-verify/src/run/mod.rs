@@ -2,6 +2,7 @@
 
 mod connect;
 mod quality;
+mod refine;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -384,15 +385,27 @@ fn path(status: &Status) -> Option<PathReport> {
     })
 }
 
-/// Inner addresses that probably belong to the gateway: what the protocol says, else the DNS servers, else the
-/// first host of our own subnet or of a route.
+/// Inner addresses that may answer for the gateway: [`gateway_candidates`], and the DNS servers.
 fn gateways(status: &Status) -> Vec<IpAddr> {
+    let mut found = gateway_candidates(status);
+    if let Some(config) = &status.config {
+        let routed = |address: &IpAddr| config.routes.iter().any(|route| route.contains(*address));
+        let servers = config.dns.servers.iter().filter(|server| routed(server) && !found.contains(server));
+        let servers: Vec<_> = servers.copied().collect();
+        found.extend(servers);
+    }
+    found.truncate(4);
+    found
+}
+
+/// Inner addresses that probably belong to the gateway itself: what the protocol says, else the first host of our
+/// own subnet or of a route.
+fn gateway_candidates(status: &Status) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> =
         status.peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
     if let Some(config) = &status.config {
         let ours: Vec<_> = config.addresses.iter().map(adit_tunnel::Prefix::address).collect();
-        let firsts = config.addresses.iter().chain(&config.routes).filter_map(first_host);
-        found.extend(firsts.chain(config.dns.servers.iter().copied()));
+        found.extend(config.addresses.iter().chain(&config.routes).filter_map(first_host));
         let routed = |address: &IpAddr| config.routes.iter().any(|route| route.contains(*address));
         found.retain(|address| routed(address) && !ours.contains(address));
     }
