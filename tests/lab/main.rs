@@ -18,6 +18,7 @@ mod boxes;
 mod container;
 mod engine;
 mod exec;
+mod failures;
 mod fronts;
 mod openvpn;
 mod reaches;

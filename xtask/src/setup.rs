@@ -19,6 +19,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/python3", "python3"),
     ("setpriv", "util-linux"),
     ("gcc", "gcc"),
+    ("nft", "nftables"),
+    ("faketime", "faketime"),
 ];
 
 /// The module whose embedded JSON is the seccomp profile that Docker gives to every container.

@@ -153,16 +153,19 @@ impl Lab {
         let mut process = Process::spawn("wireguard-go", command, &self.dir.logs());
         process.wait_for("UAPI listener started", LIMIT);
         self.wireguard = Some(process);
-        let keys = &self.keys;
-        let settings = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n\n[Peer]\nPublicKey = {}\nPresharedKey = {}\n\
-             AllowedIPs = 10.66.0.2/32, fd66::2/128\n",
-            keys.server, keys.client_public, keys.preshared
-        );
-        self.wg_set(&settings);
+        self.allow_on_the_server("10.66.0.2/32, fd66::2/128");
         self.server.ip(&format!(
             "addr add 10.66.0.1/24 dev {0}\naddr add fd66::1/64 dev {0} nodad\nlink set {0} mtu 1420 up\n",
             self.interface
+        ));
+    }
+
+    /// Configures the server with the addresses that it takes from the client.
+    pub(crate) fn allow_on_the_server(&self, addresses: &str) {
+        let Keys { server, client_public, preshared, .. } = &self.keys;
+        self.wg_set(&format!(
+            "[Interface]\nPrivateKey = {server}\nListenPort = {PORT}\n\n[Peer]\nPublicKey = {client_public}\n\
+             PresharedKey = {preshared}\nAllowedIPs = {addresses}\n"
         ));
     }
 
@@ -433,7 +436,8 @@ fn unavailable(parts: &[Part]) -> Option<String> {
     if !openvpn && !peer("wireguard-go").is_file() {
         return Some("wireguard-go is not built (cargo xtask setup)".into());
     }
-    for program in ["ip", if openvpn { "openvpn" } else { "wg" }, "dnsmasq", "setpriv", "curl"] {
+    let server = if openvpn { "openvpn" } else { "wg" };
+    for program in ["ip", server, "nft", "dnsmasq", "faketime", "setpriv", "curl"] {
         if !in_path(program) {
             return Some(format!("{program} is not installed (cargo xtask setup)"));
         }

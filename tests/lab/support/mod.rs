@@ -9,8 +9,9 @@ mod namespace;
 mod openvpn;
 mod process;
 mod sandbox;
-mod services;
+pub(crate) mod services;
 
+pub(crate) use conf::Conf;
 pub(crate) use container::in_container;
 pub(crate) use laboratory::{Lab, Part, wait_until};
 pub(crate) use openvpn::{Server, Wrap};

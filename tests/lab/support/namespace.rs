@@ -43,6 +43,12 @@ impl Namespace {
         run_with_input(&mut command, lines.as_bytes(), LIMIT).expect(0);
     }
 
+    /// Runs an nftables command in the namespace (nft(8)).
+    #[track_caller]
+    pub(crate) fn nft(&self, command: &str) {
+        run(self.command("nft").arg(command), LIMIT).expect(0);
+    }
+
     /// Sets a kernel parameter of the namespace: `net.ipv4.ip_forward`, `1`.
     pub(crate) fn sysctl(&self, key: &str, value: &str) {
         let path = Path::new("/proc/sys").join(key.replace('.', "/"));

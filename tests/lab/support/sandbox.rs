@@ -15,9 +15,14 @@ const BECOME_NOBODY: &str = "mount -t tmpfs -o mode=0755 none /dev/net && \
 impl Lab {
     /// A command that runs as `nobody` in the client's namespace. Its environment holds nothing of the test's.
     pub(crate) fn nobody(&self, program: impl AsRef<OsStr>) -> Command {
+        self.nobody_where("true", program)
+    }
+
+    /// Like [`Self::nobody`], after root has run a line of shell in the program's mount namespace.
+    pub(crate) fn nobody_where(&self, prepared: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.client.command("sh");
         // A namespace's command has a mount namespace of its own, so hiding /dev/net is not seen elsewhere.
-        command.args(["-c", BECOME_NOBODY, "nobody"]).arg(program);
+        command.arg("-c").arg(format!("{prepared} && {BECOME_NOBODY}")).arg("nobody").arg(program);
         command.env_clear().envs(plain_environment()).env("XDG_RUNTIME_DIR", self.run_dir());
         command.current_dir(self.home());
         command

@@ -2,6 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::namespace::Namespace;
 
@@ -61,8 +65,36 @@ pub(crate) fn serve_tcp_echo(namespace: &Namespace, at: SocketAddr) {
     });
 }
 
-/// A small HTTP/1.1 server: `/blob` has 64 MiB, `/peer` names the client, `/healthz` says `ok`, POST `/count` counts the
-/// bytes of the body, POST `/echo` sends it back, everything else is 404.
+/// An HTTPS server whose certificate for `name` is valid from 2020 until the year; returns the certificate of its
+/// authority as PEM.
+pub(crate) fn serve_https(namespace: &Namespace, at: &str, name: &str, until: i32) -> String {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(until, 1, 1);
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.into())
+        .unwrap();
+    let config = Arc::new(config);
+    serve_tcp(namespace, at.parse().unwrap(), move |stream, _| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+        // A client that does not like the certificate goes away.
+        let _ = stream.read_line(&mut String::new());
+        let _ = write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n");
+    });
+    authority.pem()
+}
+
+/// A small HTTP/1.1 server: `/blob` has 64 MiB, `/page` 8 KiB in one piece, `/peer` names the client, `/healthz` says
+/// `ok`, POST `/count` counts the bytes of the body, POST `/echo` sends it back, everything else is 404.
 pub(crate) fn serve_http(namespace: &Namespace, at: SocketAddr) {
     serve_tcp(namespace, at, |stream, peer| {
         let _ = stream.set_nodelay(true);
@@ -126,6 +158,7 @@ fn respond(
             }
             Ok(())
         }
+        "/page" => text(stream, "200 OK", &"page ".repeat(8192 / 5)),
         "/peer" => text(stream, "200 OK", &format!("{}\n", canonical(peer.ip()))),
         "/healthz" => text(stream, "200 OK", "ok\n"),
         "/echo" => {
@@ -144,11 +177,10 @@ fn respond(
 }
 
 fn text(stream: &mut TcpStream, status: &str, body: &str) -> std::io::Result<()> {
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    let length = body.len();
+    let answer =
+        format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes())
 }
 
 fn canonical(address: IpAddr) -> IpAddr {
