@@ -100,3 +100,26 @@ fn a_private_key_may_come_through_a_descriptor() {
     assert!(out.lines().count() >= 3, "{out}");
     assert!(!out.lines().any(|path| path.ends_with("/key")), "the key's descriptor stays with us: {out}");
 }
+
+#[test]
+fn a_program_runs_in_two_networks_at_once() {
+    let (lab, other) = (Lab::new("both"), Lab::in_network("both-other", 78));
+    lab.write("other.conf", &fs::read_to_string(other.directory.join("lab.conf")).unwrap());
+    lab.write(
+        "adit.toml",
+        "version = 1\n[profile.one]\nconfig = \"lab.conf\"\n[profile.two]\nconfig = \"other.conf\"\n",
+    );
+    let script =
+        "for to in 10.77.0.1 10.78.0.1; do exec 3<>/dev/tcp/$to/7; echo $to >&3; head -n 1 <&3; done";
+    let both = ["exec", "--profile", "one", "--also", "two", "--", "bash", "-c", script];
+    for running in [false, true] {
+        // The second network is one of its own first, then that of a running `up`.
+        if running {
+            lab.ok(&["up", "--profile", "two", "--detach"]);
+        }
+        assert_eq!(lab.ok(&both), "10.77.0.1\n10.78.0.1\n");
+    }
+    lab.ok(&["down", "--profile", "two"]);
+    let missing = lab.run(&["exec", "--profile", "one", "--also", "three", "--", "true"]);
+    assert_eq!(missing.status.code(), Some(2), "{}", text(&missing.stderr));
+}

@@ -107,7 +107,7 @@ pub struct Global {
 }
 
 /// Flags of the commands that connect.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Connection options")]
 pub struct ConnectArgs {
     /// A service that must answer first: tcp://host:port[,postgres|ssh|smtp|mysql|redis|tls], http(s)://…, udp://, dns://name, icmp://host
@@ -240,6 +240,7 @@ Examples:
   adit exec --config lab.conf -- curl http://files.corp.internal/
   adit exec --config lab.conf --target tcp://db.internal:5432,postgres -- psql -h db.internal
   adit exec -- psql -h db.internal        # in the network of a running `adit up`
+  adit exec --profile staging --also corp -- ./sync.sh    # in two networks at once
 
 The exit code is the program's own, or 128 plus the signal that ended it. 2: wrong usage or configuration;
 125: adit failed before the program ran; 126: the program cannot be executed; 127: it was not found.")]
@@ -247,6 +248,12 @@ pub struct ExecArgs {
     /// How to connect.
     #[command(flatten)]
     pub connect: ConnectArgs,
+    /// Run the program in the network of this profile too; may be given several times
+    ///
+    /// The longest route decides about an address, the longest search domain about a name. Flags about credentials
+    /// and targets are for the first profile alone.
+    #[arg(long, env = "ADIT_ALSO", hide_env = true, value_name = "PROFILE", value_delimiter = ',')]
+    pub also: Vec<String>,
     /// The program and its arguments
     #[arg(last = true, required = true, help_heading = "Program", value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<std::ffi::OsString>,

@@ -40,6 +40,16 @@ pub struct Context {
 }
 
 impl Context {
+    /// The same command line for another profile.
+    pub(crate) fn for_profile(&self, name: &str) -> Self {
+        Self {
+            global: Global { profile: Some(name.to_owned()), socket: None, ..self.global.clone() },
+            ui: self.ui.clone(),
+            matches: self.matches.clone(),
+            settings: OnceCell::new(),
+        }
+    }
+
     /// Where the value of a flag came from: the command line, its variable, or nowhere.
     pub fn flag_origin(&self, flag: &str) -> Option<FlagOrigin> {
         let mut matches = &self.matches;

@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use adit_intercept::{LaunchFailure, Launcher, Options, Program, ProxyEnvironment};
-use adit_path::{Network, Status};
+use adit_path::{Network, Status, Union};
 
-use crate::cli::{Context, ExecArgs};
+use crate::access::Access;
+use crate::cli::{ConnectArgs, Context, ExecArgs};
 use crate::commands::verify::{Verified, verified};
 use crate::config::Mode;
 use crate::verification::Through;
@@ -37,23 +38,44 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
     let by_proxy = by_proxy(context, asked, strict)?;
     let through = if by_proxy { Through::Network } else { Through::Exec };
     session::runtime()?.block_on(async {
-        let Verified { access, profile, secrets } = match verified(context, &args.connect, through).await? {
-            Ok(verified) => verified,
-            Err(exit) => return Ok(exit.code()),
-        };
-        let network = access.network();
+        let Verified { access, profile, mut secrets } =
+            match verified(context, &args.connect, through).await? {
+                Ok(verified) => verified,
+                Err(exit) => return Ok(exit.code()),
+            };
+        let mut accesses = vec![access];
+        // Credentials and targets on the command line belong to the first profile.
+        let connect = ConnectArgs { timeout: args.connect.timeout, ..ConnectArgs::default() };
+        for name in &args.also {
+            match verified(&context.for_profile(name), &connect, through).await? {
+                Ok(also) => {
+                    accesses.push(also.access);
+                    secrets.extend(also.secrets);
+                }
+                Err(exit) => return Ok(exit.code()),
+            }
+        }
+        let network = joined(&accesses);
         let env = environment(&profile, &secrets, &network.status().borrow());
         let program = Program { argv: args.command.clone(), env, cwd: None };
-        if by_proxy {
-            let code = proxied::run(network, &program).await;
-            access.close();
-            return code;
-        }
-        // The runtime serves the network meanwhile.
-        let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
-        access.close();
-        code.unwrap_or_else(|error| Err(failure::internal(format!("the supervisor failed: {error}"))))
+        let code = if by_proxy {
+            proxied::run(network, &program).await
+        } else {
+            // The runtime serves the network meanwhile.
+            let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
+            code.unwrap_or_else(|error| Err(failure::internal(format!("the supervisor failed: {error}"))))
+        };
+        accesses.into_iter().for_each(Access::close);
+        code
     })
+}
+
+/// The networks as one.
+fn joined(accesses: &[Access]) -> Arc<dyn Network> {
+    match accesses {
+        [only] => only.network(),
+        several => Arc::new(Union::new(several.iter().map(Access::network))),
+    }
 }
 
 /// Whether the program is only given proxy variables, which is said and can be refused.

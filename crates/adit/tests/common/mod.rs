@@ -27,15 +27,20 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(name: &str) -> Self {
+        Self::in_network(name, 77)
+    }
+
+    /// A laboratory whose network is `10.NETWORK.0.0/24`; the server has its first address.
+    pub fn in_network(name: &str, network: u8) -> Self {
         let directory = std::env::temp_dir().join(format!("adit-up-{name}-{}", std::process::id()));
         let _stale = std::fs::remove_dir_all(&directory);
         std::fs::create_dir(&directory).unwrap();
         let key = |byte| PrivateKey::from_bytes([byte; 32]);
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut peer = PeerConfig::new(key(2).public_key());
-        peer.allowed_ips = vec!["10.77.0.2/32".parse().unwrap()];
+        peer.allowed_ips = vec![format!("10.{network}.0.2/32").parse().unwrap()];
         let mut config = Config::new(key(1));
-        config.addresses = vec![format!("{SERVER}/24").parse().unwrap()];
+        config.addresses = vec![format!("10.{network}.0.1/24").parse().unwrap()];
         config.listen_port = Some(port);
         config.peers = vec![peer];
         let tunnel = WireGuard::new(config, 1, Instant::now());
@@ -50,8 +55,8 @@ impl Lab {
         lab.write(
             "lab.conf",
             &format!(
-                "[Interface]\nPrivateKey = {CLIENT_KEY}\nAddress = 10.77.0.2/32\n\
-                 [Peer]\nPublicKey = {}\nAllowedIPs = 10.77.0.0/24\nEndpoint = 127.0.0.1:{port}\n",
+                "[Interface]\nPrivateKey = {CLIENT_KEY}\nAddress = 10.{network}.0.2/32\n\
+                 [Peer]\nPublicKey = {}\nAllowedIPs = 10.{network}.0.0/24\nEndpoint = 127.0.0.1:{port}\n",
                 key(1).public_key()
             ),
         );
