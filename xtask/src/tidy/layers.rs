@@ -8,6 +8,7 @@ use crate::shell::{Result, Shell};
 const LAYERS: &[(&str, u8)] = &[
     ("adit-tunnel", 0),
     ("adit-openvpn", 1),
+    ("adit-tailscale", 1),
     ("adit-wireguard", 1),
     ("adit-netstack", 1),
     ("adit-path", 2),
@@ -20,6 +21,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("adit-tests", 5),
     ("xtask", 5),
 ];
+
+/// Edges inside a layer, and why: Tailscale seals with WireGuard sessions, which are what they are without it.
+const SIDEWAYS: &[(&str, &str)] = &[("adit-tailscale", "adit-wireguard")];
 
 /// Packages that bring an operating system or a runtime, which nothing below layer 2 may link.
 const IMPURE: &[&str] = &["tokio", "mio", "socket2", "quinn-udp", "rustix", "tun-rs"];
@@ -63,7 +67,7 @@ fn dependencies(package: &Value, name: &str, own: u8) -> Vec<String> {
         .filter(|dependency| dependency["kind"] != "dev")
         .filter_map(|dependency| dependency["name"].as_str())
         .filter_map(|to| Some((to, layer(to)?)))
-        .filter(|(_, layer)| *layer >= own)
+        .filter(|(to, layer)| *layer >= own && !SIDEWAYS.contains(&(name, to)))
         .map(|(to, layer)| format!("{name} (layer {own}) depends on {to} (layer {layer})"))
         .collect()
 }

@@ -35,6 +35,7 @@ const HIDDEN_INPUTS: &[&str] = &[
 const CORE: &[&str] = &[
     "crates/adit-tunnel/src/",
     "crates/adit-openvpn/src/",
+    "crates/adit-tailscale/src/",
     "crates/adit-wireguard/src/",
     "crates/adit-netstack/src/",
 ];
