@@ -4,14 +4,18 @@
 mod config;
 mod control;
 mod dns;
+mod fronts;
 mod packet;
+mod program;
 mod stack;
 mod wireguard;
 
-pub use config::wg_quick;
+pub use config::{adit_toml, wg_quick};
 pub use control::control_message;
 pub use dns::dns_message;
+pub use fronts::{http_head, socks_message};
 pub use packet::ip_packet;
+pub use program::{program_dns, program_memory};
 pub use stack::stack_packet;
 pub use wireguard::wireguard_datagram;
 
@@ -20,9 +24,14 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("adit_toml", adit_toml),
     ("control_message", control_message),
     ("dns_message", dns_message),
+    ("http_head", http_head),
     ("ip_packet", ip_packet),
+    ("program_dns", program_dns),
+    ("program_memory", program_memory),
+    ("socks_message", socks_message),
     ("stack_packet", stack_packet),
     ("wg_quick", wg_quick),
     ("wireguard_datagram", wireguard_datagram),
