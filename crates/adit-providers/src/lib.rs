@@ -1,8 +1,9 @@
-//! Credentials and profiles: wg-quick files, secrets, the state store.
+//! Credentials and profiles: wg-quick files, OpenVPN profiles, secrets, the state store.
 //!
 //! This crate reads files, the environment and descriptors, and never touches a packet or the network. The
 //! parsers are pure functions over text, so that they can be fuzzed.
 
+pub mod ovpn;
 mod permissions;
 mod problem;
 mod secret;

@@ -28,12 +28,21 @@ pub struct Problem {
     pub fix: Vec<String>,
     /// Where, if it is at one place of a text.
     pub place: Option<Place>,
+    /// The file of the place, where it is not the one that was asked about.
+    pub file: Option<String>,
 }
 
 impl Problem {
     /// A problem without evidence, fix and place.
     pub fn new(class: &'static str, summary: impl Into<String>) -> Self {
-        Self { class, summary: summary.into(), evidence: Vec::new(), fix: Vec::new(), place: None }
+        Self {
+            class,
+            summary: summary.into(),
+            evidence: Vec::new(),
+            fix: Vec::new(),
+            place: None,
+            file: None,
+        }
     }
 
     /// Adds an observation.
@@ -58,6 +67,9 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
+            if let Some(file) = &self.file {
+                write!(f, "{file}:")?;
+            }
             write!(f, "{}:{}: ", place.line, place.column)?;
         }
         write!(f, "{} [{}]", self.summary, self.class)

@@ -309,6 +309,24 @@ fn append(bytes: &mut zeroize::Zeroizing<Vec<u8>>, more: &[u8]) {
 }
 
 fn read_command(command: &str, what: &str, source: &SecretSource) -> Result<Secret, Problem> {
+    output_of(command, &[], what, source)
+}
+
+/// Runs a shell command with further variables; its output is a secret.
+///
+/// # Errors
+///
+/// It cannot be run, fails, or takes too long.
+pub(crate) fn run(command: &str, variables: &[(&str, &str)], what: &str) -> Result<Secret, Problem> {
+    output_of(command, variables, what, &SecretSource::Command(command.to_owned()))
+}
+
+fn output_of(
+    command: &str,
+    variables: &[(&str, &str)],
+    what: &str,
+    source: &SecretSource,
+) -> Result<Secret, Problem> {
     let failed = |why: String| {
         Problem::new("credential.missing", format!("{what} is missing: {source} failed"))
             .seen(why)
@@ -317,6 +335,7 @@ fn read_command(command: &str, what: &str, source: &SecretSource) -> Result<Secr
     let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(OsStr::new(command))
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -21,11 +21,11 @@ pub fn internal(summary: impl Into<String>) -> Failure {
 
 /// A problem of an input, with the name of the file that it is in.
 pub fn of_problem(problem: Problem, file: &str) -> Failure {
-    let Problem { class, summary, evidence, fix, place } = problem;
+    let Problem { class, summary, evidence, fix, place, file: other } = problem;
     let mut failure = of(class, summary).with_fix(fix);
     failure.evidence = evidence;
     failure.location = place.map(|place| Location {
-        file: file.to_owned(),
+        file: other.unwrap_or_else(|| file.to_owned()),
         line: place.line,
         column: place.column,
         length: place.length,

@@ -18,6 +18,7 @@ use crate::{Problem, Problems, SecretKey};
 
 pub use line::censored;
 pub use parse::{holds_secret, looks_like};
+pub(crate) use value::search_domain;
 
 /// What WireGuard adds to a packet over IPv6: 40 bytes IPv6, 8 UDP, 32 WireGuard.
 const OVERHEAD: u16 = 80;

@@ -123,6 +123,11 @@ pub(super) fn prefix(name: &str, text: &str) -> Result<Prefix, Problem> {
     })
 }
 
+/// A search domain, in lower case without dots at the ends; `None` if it is none.
+pub(crate) fn search_domain(text: &str) -> Option<String> {
+    domain(text).ok()
+}
+
 /// A search domain of `DNS`, in lower case without dots at the ends.
 pub(super) fn domain(text: &str) -> Result<String, Problem> {
     let name = text.strip_prefix("~").unwrap_or(text).trim_matches('.').to_ascii_lowercase();

@@ -154,6 +154,14 @@ pub(super) const CLASSES: &[Class] = &[
         "The profile needs a secret and none was found.",
     ),
     class(
+        "credential.format",
+        Exit::Usage,
+        Blame::User,
+        "{credential|a credential} has another form than it should",
+        &["Give it in the form that the message names."],
+        "The value was found and cannot be what it is meant to be. It is not shown.",
+    ),
+    class(
         "credential.placeholder",
         Exit::CredentialMissing,
         Blame::User,

@@ -42,7 +42,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The configuration: an adit.toml, or a wg-quick file in place of a profile
+    /// The configuration: an adit.toml, or a wg-quick file or OpenVPN profile in place of it
     ///
     /// Without it: ./adit.toml, ./.adit.toml, $XDG_CONFIG_HOME/adit/config.toml, /etc/adit/config.toml.
     #[arg(long, global = true, env = "ADIT_CONFIG", hide_env = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -130,6 +130,27 @@ pub struct ConnectArgs {
     /// The WireGuard preshared key, where the file has none: file:PATH, fd:N, env:NAME, command:…, or - for stdin
     #[arg(long, env = "ADIT_PRESHARED_KEY", hide_env = true, value_name = "SOURCE")]
     pub preshared_key: Option<RawSource>,
+    /// OpenVPN: user and password, in two lines: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    #[arg(long, env = "ADIT_AUTH_USER_PASS", hide_env = true, value_name = "SOURCE")]
+    pub auth_user_pass: Option<RawSource>,
+    /// OpenVPN: the password of an encrypted private key: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    #[arg(long, env = "ADIT_KEY_PASS", hide_env = true, value_name = "SOURCE")]
+    pub key_pass: Option<RawSource>,
+    /// OpenVPN: the answer to the server's question: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    #[arg(long, env = "ADIT_CHALLENGE", hide_env = true, value_name = "SOURCE", conflicts_with_all = ["challenge_cmd", "totp"])]
+    pub challenge: Option<RawSource>,
+    /// OpenVPN: a command that prints the answer to the question in $ADIT_QUESTION
+    #[arg(
+        long,
+        env = "ADIT_CHALLENGE_CMD",
+        hide_env = true,
+        value_name = "COMMAND",
+        conflicts_with = "totp"
+    )]
+    pub challenge_cmd: Option<String>,
+    /// OpenVPN: the base32 secret of one-time codes: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    #[arg(long, env = "ADIT_TOTP", hide_env = true, value_name = "SOURCE")]
+    pub totp: Option<RawSource>,
     /// Remove secrets from where they came: files are unlinked, variables unset
     #[arg(long, env = "ADIT_CONSUME", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub consume: bool,

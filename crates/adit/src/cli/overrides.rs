@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{ConnectArgs, Context, FlagOrigin};
-use crate::config::{Failures, Origin, Overrides, Place, Setting, Settings, load};
+use crate::config::{Failures, Login, Origin, Overrides, Place, Setting, Settings, load};
 use crate::failure::{self, Failure};
 
 /// The variable that holds targets, one a line.
@@ -43,6 +43,23 @@ impl Context {
                 "ADIT_PRESHARED_KEY",
                 &connect.preshared_key,
             )?,
+            login: Login {
+                user_pass: source(
+                    "auth_user_pass",
+                    "--auth-user-pass",
+                    "ADIT_AUTH_USER_PASS",
+                    &connect.auth_user_pass,
+                )?,
+                key_pass: source("key_pass", "--key-pass", "ADIT_KEY_PASS", &connect.key_pass)?,
+                challenge: source("challenge", "--challenge", "ADIT_CHALLENGE", &connect.challenge)?,
+                challenge_cmd: self.given(
+                    "challenge_cmd",
+                    "--challenge-cmd",
+                    "ADIT_CHALLENGE_CMD",
+                    connect.challenge_cmd.clone(),
+                ),
+                totp: source("totp", "--totp", "ADIT_TOTP", &connect.totp)?,
+            },
             consume: on("consume", "--consume", "ADIT_CONSUME", connect.consume),
             insecure_perms: on(
                 "insecure_perms",

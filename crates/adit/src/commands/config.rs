@@ -6,11 +6,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use adit_providers::Reader;
-use adit_providers::wgquick::WgQuick;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{ConfigCheckArgs, ConfigCommand, ConfigInitArgs, ConfigShowArgs, Context};
-use crate::config::{Failures, Settings};
+use crate::config::{Failures, ProviderFile, Settings};
 use crate::failure::{self, Exit, Failure};
 
 const EXAMPLE: &str = include_str!("../config/example.toml");
@@ -28,7 +27,7 @@ fn check(context: &mut Context, args: &ConfigCheckArgs) -> Result<Exit, Failure>
         let mut settings = context.settings_or_all(&args.connect, args.file.clone())?;
         // Whoever checks wants to run afterwards.
         settings.consume.value = false;
-        let (file, warnings) = settings.wg_quick(Reader::default())?;
+        let (file, warnings) = settings.provider_file(Reader::default())?;
         Ok((settings, file, warnings))
     };
     let checked: Result<_, Failures> = read();
@@ -45,7 +44,7 @@ fn check(context: &mut Context, args: &ConfigCheckArgs) -> Result<Exit, Failure>
 
 fn check_json(
     context: &Context,
-    checked: Result<(Settings, WgQuick, Vec<Failure>), Failures>,
+    checked: Result<(Settings, ProviderFile, Vec<Failure>), Failures>,
 ) -> Result<Exit, Failure> {
     let (profile, failures, warnings) = match checked {
         Ok((settings, _, warnings)) => (Some(settings.profile.value), Vec::new(), warnings),
@@ -62,18 +61,21 @@ fn check_json(
     Ok(exit)
 }
 
-fn summary(settings: &Settings, file: &WgQuick, warnings: usize) -> String {
+fn summary(settings: &Settings, file: &ProviderFile, warnings: usize) -> String {
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let targets = settings.targets.value.len();
     let checked = match targets {
         0 => "no targets: only the tunnel itself would be verified".to_owned(),
         count => plural(count, "target"),
     };
+    let tunnel = match file {
+        ProviderFile::WgQuick(file) => format!("wireguard, {}", plural(file.peers.len(), "peer")),
+        ProviderFile::OpenVpn(file) => format!("openvpn, {}", plural(file.profile.remotes.len(), "server")),
+    };
     format!(
-        "{}: profile {}, wireguard, {}, {checked}; {}",
+        "{}: profile {}, {tunnel}, {checked}; {}",
         settings.file.value.display(),
         settings.profile.value,
-        plural(file.peers.len(), "peer"),
         if warnings == 0 { "nothing is wrong".to_owned() } else { plural(warnings, "warning") },
     )
 }

@@ -1,6 +1,6 @@
 //! What kind of configuration a text is, by its content.
 
-use adit_providers::wgquick;
+use adit_providers::{ovpn, wgquick};
 
 /// A kind of configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +22,12 @@ impl Dialect {
             Self::TailscaleKey
         } else if wgquick::looks_like(text) {
             Self::WgQuick
-        } else if looks_like_openvpn(text) {
+        } else if ovpn::looks_like(text) {
             Self::OpenVpn
         } else {
             Self::Adit
         }
     }
-}
-
-/// Directives that every OpenVPN client configuration has some of; none of these lines is valid TOML.
-fn looks_like_openvpn(text: &str) -> bool {
-    const WORDS: [&str; 7] = ["client", "remote ", "dev tun", "dev tap", "<ca>", "proto udp", "proto tcp"];
-    text.lines().map(str::trim).any(|line| {
-        let hit = |word: &&str| line == word.trim() || (word.ends_with(' ') && line.starts_with(*word));
-        !line.contains('=') && WORDS.iter().any(hit)
-    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use adit_providers::SecretSource;
 use toml::de::DeTable;
 
+use super::openvpn::{Login, Provider};
 use super::setting::{Origin, Setting};
 use super::table::{Reader, Source, Table, nearest};
 use super::{Failures, Mode, duration};
@@ -34,12 +35,16 @@ pub type ForwardEntry = Setting<ForwardSpec>;
 pub struct ProfileEntry {
     /// The line of its head, from 1.
     pub line: usize,
-    /// `config`: the wg-quick file, as written.
+    /// `config`: the wg-quick file or OpenVPN profile, as written.
     pub config: Option<Setting<PathBuf>>,
     /// `auth.private_key`
     pub private_key: Option<Setting<SecretSource>>,
     /// `auth.preshared_key`
     pub preshared_key: Option<Setting<SecretSource>>,
+    /// `auth.user_pass`, `auth.key_pass`, `auth.challenge`, `auth.challenge_cmd`, `auth.totp`
+    pub login: Login,
+    /// `provider`
+    pub provider: Option<Setting<Provider>>,
     /// `auth.consume`
     pub consume: Option<Setting<bool>>,
     /// `mode`
@@ -145,16 +150,19 @@ fn version(top: &mut Table<'_, '_>, reader: &mut Reader<'_>) {
 fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     let mut profile =
         ProfileEntry { line: reader.source.line(table.span().start), ..ProfileEntry::default() };
-    provider(&mut table, reader);
+    profile.provider = table.parsed("provider", reader, provider);
     profile.config = table.parsed("config", reader, |path| {
         if path.is_empty() {
-            return Err(("it is empty".to_owned(), "write the path of a wg-quick file".to_owned()));
+            return Err((
+                "it is empty".to_owned(),
+                "write the path of a wg-quick file or OpenVPN profile".to_owned(),
+            ));
         }
         Ok(PathBuf::from(path))
     });
     if profile.config.is_none() && !table.has("config") {
         let failure = failure::of("config.missing", format!("`{}` is missing", table.name("config")))
-            .with_fix(vec!["name the wg-quick file: config = \"lab.conf\"".to_owned()]);
+            .with_fix(vec!["name the wg-quick file or OpenVPN profile: config = \"lab.conf\"".to_owned()]);
         reader.failures.push(failure.in_file(reader.source.location(table.span())));
     }
     profile.mode = table.parsed("mode", reader, mode);
@@ -166,6 +174,13 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     if let Some(mut auth) = table.table("auth", reader) {
         profile.private_key = secret(&mut auth, "private_key", reader);
         profile.preshared_key = secret(&mut auth, "preshared_key", reader);
+        profile.login = Login {
+            user_pass: secret(&mut auth, "user_pass", reader),
+            key_pass: secret(&mut auth, "key_pass", reader),
+            challenge: secret(&mut auth, "challenge", reader),
+            challenge_cmd: auth.parsed("challenge_cmd", reader, |text| Ok(text.to_owned())),
+            totp: secret(&mut auth, "totp", reader),
+        };
         profile.consume = auth.boolean("consume", reader);
         auth.finish(reader);
     }
@@ -190,6 +205,11 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
             ("timeout", "verify"),
             ("private_key", "auth"),
             ("preshared_key", "auth"),
+            ("user_pass", "auth"),
+            ("key_pass", "auth"),
+            ("challenge", "auth"),
+            ("challenge_cmd", "auth"),
+            ("totp", "auth"),
             ("consume", "auth"),
             ("socks", "proxy"),
             ("http", "proxy"),
@@ -199,15 +219,16 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     profile
 }
 
-fn provider(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) {
-    table.parsed("provider", reader, |text| match text {
-        "wireguard" => Ok(()),
-        "openvpn" | "tailscale" => Err((
+fn provider(text: &str) -> Result<Provider, (String, String)> {
+    match text {
+        "wireguard" => Ok(Provider::WireGuard),
+        "openvpn" => Ok(Provider::OpenVpn),
+        "tailscale" => Err((
             format!("{text} is not in this build"),
-            "use a WireGuard profile, or a build of adit that has it".to_owned(),
+            "use a WireGuard or OpenVPN profile, or a build of adit that has it".to_owned(),
         )),
-        _ => Err((format!("there is no provider `{text}`"), "write provider = \"wireguard\"".to_owned())),
-    });
+        _ => Err((format!("there is no provider `{text}`"), "write \"wireguard\" or \"openvpn\"".to_owned())),
+    }
 }
 
 fn mode(text: &str) -> Result<Mode, (String, String)> {

@@ -8,6 +8,7 @@ pub mod duration;
 mod file;
 mod find;
 mod mode;
+mod openvpn;
 mod setting;
 mod settings;
 mod table;
@@ -19,6 +20,7 @@ pub use dialect::Dialect;
 pub use file::{File, ForwardEntry, ProfileEntry};
 pub use find::{Place, search};
 pub use mode::Mode;
+pub use openvpn::{Login, OpenVpnProfile, Provider, ProviderFile};
 pub use setting::{Origin, Setting};
 pub use settings::{Entry, Overrides, Settings, load, load_text};
 

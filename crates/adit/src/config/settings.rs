@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_providers::wgquick::{self, Supplied, WgQuick};
-use adit_providers::{Opened, Problem, Reader, SecretKey, SecretSource};
+use adit_providers::{Opened, Problem, Reader, SecretKey, SecretSource, ovpn};
 use serde_json::{Value, json};
 
 use super::file::{self, File, ForwardEntry, ProfileEntry};
+use super::openvpn::{Login, Provider};
 use super::setting::{Origin, Setting};
 use super::table::nearest;
 use super::{Dialect, Failures, Mode, Place, duration, search};
@@ -38,6 +39,8 @@ pub struct Overrides {
     pub private_key: Option<Setting<SecretSource>>,
     /// Where the preshared key comes from.
     pub preshared_key: Option<Setting<SecretSource>>,
+    /// What only OpenVPN asks for.
+    pub login: Login,
     /// Whether secrets are removed from where they came.
     pub consume: Option<Setting<bool>>,
     /// Whether secret files that others can read are accepted.
@@ -51,16 +54,18 @@ pub struct Overrides {
 /// The settings of a run, each with its origin.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The file that was read: an `adit.toml` or a wg-quick file.
+    /// The file that was read: an `adit.toml`, a wg-quick file or an OpenVPN profile.
     pub file: Setting<PathBuf>,
-    /// The profile's name; that of the file, without its extension, for a wg-quick file in place of a profile.
+    /// The profile's name; that of the file, without its extension, for a file of a provider in place of a profile.
     pub profile: Setting<String>,
-    /// The wg-quick file.
+    /// The wg-quick file or OpenVPN profile.
     pub config: Setting<PathBuf>,
     /// Where the private key comes from, if not from the wg-quick file.
     pub private_key: Setting<Option<SecretSource>>,
     /// Where the preshared key comes from, if not from the wg-quick file.
     pub preshared_key: Setting<Option<SecretSource>>,
+    /// What only OpenVPN asks for.
+    pub login: Login,
     /// Whether secrets are removed from where they came.
     pub consume: Setting<bool>,
     /// Whether secret files that others can read are accepted.
@@ -85,8 +90,10 @@ pub struct Settings {
     pub state_dir: Setting<Option<PathBuf>>,
     /// The control socket; `None` is the usual place.
     pub socket: Setting<Option<PathBuf>>,
-    /// The wg-quick file's content, where it has been read already: a pipe can be read once.
-    opened: Option<Opened>,
+    /// Which provider the profile names; otherwise the content of its file tells.
+    pub provider: Setting<Option<Provider>>,
+    /// The content of the provider's file, where it has been read already: a pipe can be read once.
+    pub(super) opened: Option<Opened>,
 }
 
 /// Finds, reads and merges the configuration of a run.
@@ -105,7 +112,8 @@ pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> 
         failure::of_problem(problem, &file.value.display().to_string())
     })?;
     let name = file.value.display().to_string();
-    let Ok(text) = std::str::from_utf8(opened.content.expose()) else {
+    let lossy = ovpn::text(opened.content.expose());
+    let Some(text) = lossy.as_deref() else {
         // The wg-quick parser knows how to say where.
         let problems = WgQuick::parse_bytes(opened.content.expose(), &Supplied::default()).err();
         let first = problems.and_then(|problems| problems.0.into_iter().next());
@@ -148,25 +156,28 @@ pub fn load_text(text: &str, file: Setting<PathBuf>, overrides: &Overrides) -> R
             let config = config.map(|path| beside(&file.value, &path));
             Ok(merge(file, profile_name, config, profile, overrides))
         }
-        Dialect::WgQuick => {
+        dialect @ (Dialect::WgQuick | Dialect::OpenVpn) => {
+            let (what, stem) = match dialect {
+                Dialect::OpenVpn => ("an OpenVPN profile", "openvpn"),
+                _ => ("a wg-quick file", "wireguard"),
+            };
             if let Some(profile) = &overrides.profile {
-                return Err(failure::usage(format!("{name} is a wg-quick file and has no profiles"))
+                return Err(failure::usage(format!("{name} is {what} and has no profiles"))
                     .seen(format!("{} asks for the profile `{}`", profile.origin, profile.value))
                     .with_fix(vec!["leave the profile away, or give an adit.toml".to_owned()])
                     .into());
             }
-            let stem = file.value.file_stem().map_or("wireguard".into(), |stem| stem.to_string_lossy());
+            let stem = file.value.file_stem().map_or(stem.into(), |stem| stem.to_string_lossy());
             let profile = Setting::new(stem.into_owned(), Origin::Found("the name of the file"));
             Ok(merge(file.clone(), profile, file, ProfileEntry::default(), overrides))
         }
-        Dialect::OpenVpn => Err(not_here(&name, "an OpenVPN configuration")),
         Dialect::TailscaleKey => Err(not_here(&name, "a Tailscale key")),
     }
 }
 
 fn not_here(name: &str, what: &str) -> Failures {
     failure::of("config.value", format!("{name} is {what}, which is not in this build"))
-        .with_fix(vec!["give a wg-quick file, or an adit.toml with provider = \"wireguard\"".to_owned()])
+        .with_fix(vec!["give a wg-quick file, an OpenVPN profile, or an adit.toml that names one".to_owned()])
         .into()
 }
 
@@ -183,7 +194,8 @@ fn locate(overrides: &Overrides, place: &Place) -> Result<Setting<PathBuf>, Fail
     Err(failure::of("config.file", "there is no configuration")
         .seen(format!("looked for {}", looked.join(", ")))
         .with_fix(vec![
-            "give one: --config lab.conf (a wg-quick file) or --config adit.toml".to_owned(),
+            "give one: --config lab.conf (a wg-quick file), --config corp.ovpn or --config adit.toml"
+                .to_owned(),
             "or write one: adit config init".to_owned(),
         ]))
 }
@@ -245,6 +257,8 @@ fn merge(
         config,
         private_key: Setting::first([some(over.private_key), some(profile.private_key)], None),
         preshared_key: Setting::first([some(over.preshared_key), some(profile.preshared_key)], None),
+        login: over.login.over(profile.login),
+        provider: Setting::first([profile.provider.map(|setting| setting.map(Some))], None),
         consume: Setting::first([over.consume, profile.consume], false),
         insecure_perms: Setting::first([over.insecure_perms], false),
         mode: Setting::first([over.mode, profile.mode], Mode::Auto),
@@ -280,6 +294,11 @@ fn shown<T: fmt::Display>(value: &Option<T>) -> Value {
     value.as_ref().map_or(Value::Null, |value| json!(value.to_string()))
 }
 
+fn login<T: fmt::Display>(key: &str, setting: &Option<Setting<T>>) -> Entry {
+    let origin = setting.as_ref().map_or(Origin::Default, |setting| setting.origin.clone());
+    Entry { key: key.to_owned(), value: shown(&setting.as_ref().map(|setting| &setting.value)), origin }
+}
+
 impl Settings {
     /// Every setting, for people.
     pub fn entries(&self) -> Vec<Entry> {
@@ -291,6 +310,11 @@ impl Settings {
             entry("config", &self.config, path),
             entry("auth.private_key", &self.private_key, shown),
             entry("auth.preshared_key", &self.preshared_key, shown),
+            login("auth.user_pass", &self.login.user_pass),
+            login("auth.key_pass", &self.login.key_pass),
+            login("auth.challenge", &self.login.challenge),
+            login("auth.challenge_cmd", &self.login.challenge_cmd),
+            login("auth.totp", &self.login.totp),
             entry("auth.consume", &self.consume, |on| json!(on)),
             entry("insecure_perms", &self.insecure_perms, |on| json!(on)),
             entry("mode", &self.mode, |mode| json!(mode.word())),
@@ -313,8 +337,9 @@ impl Settings {
 
     /// The variables that hold secrets; no program that is started inherits them.
     pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
-        [&self.private_key, &self.preshared_key].into_iter().filter_map(|setting| match &setting.value {
-            Some(SecretSource::Env(name)) => Some(name.as_str()),
+        let wireguard = [&self.private_key, &self.preshared_key].into_iter().filter_map(|s| s.value.as_ref());
+        wireguard.chain(self.login.sources()).filter_map(|source| match source {
+            SecretSource::Env(name) => Some(name.as_str()),
             _ => None,
         })
     }
@@ -335,13 +360,7 @@ impl Settings {
             private_key: self.key(&self.private_key, "the private key", &reader, &mut warnings)?,
             preshared_key: self.key(&self.preshared_key, "the preshared key", &reader, &mut warnings)?,
         };
-        let opened = match &self.opened {
-            Some(opened) => opened.clone(),
-            None => reader.open(&self.config.value, "the WireGuard configuration").map_err(|wrong| {
-                let origin = &self.config.origin;
-                problem(Problem { class: "config.file", ..wrong }.seen(format!("named by {origin}")))
-            })?,
-        };
+        let opened = self.open(&reader)?;
         let text = std::str::from_utf8(opened.content.expose()).unwrap_or("");
         if wgquick::holds_secret(text) {
             warnings.extend(reader.admit(&opened, "the private key").map_err(problem)?.map(problem));
@@ -349,6 +368,11 @@ impl Settings {
         let parsed = WgQuick::parse_bytes(opened.content.expose(), &supplied)
             .map_err(|problems| Failures(problems.0.into_iter().map(problem).collect()))?;
         warnings.extend(parsed.warnings.iter().cloned().map(problem));
+        Ok((parsed, self.judged(warnings)?))
+    }
+
+    /// What is doubtful is a failure with `strict`.
+    pub(super) fn judged(&self, mut warnings: Vec<Failure>) -> Result<Vec<Failure>, Failures> {
         if self.strict.value && !warnings.is_empty() {
             for warning in &mut warnings {
                 warning.exit = crate::Exit::Usage;
@@ -356,7 +380,19 @@ impl Settings {
             }
             return Err(Failures(warnings));
         }
-        Ok((parsed, warnings))
+        Ok(warnings)
+    }
+
+    /// The content of the provider's file.
+    pub(super) fn open(&self, reader: &Reader) -> Result<Opened, Failure> {
+        if let Some(opened) = &self.opened {
+            return Ok(opened.clone());
+        }
+        reader.open(&self.config.value, "the provider's file").map_err(|wrong| {
+            let wrong =
+                Problem { class: "config.file", ..wrong }.seen(format!("named by {}", self.config.origin));
+            failure::of_problem(wrong, &self.config.value.display().to_string())
+        })
     }
 
     fn key(

@@ -1,0 +1,247 @@
+//! OpenVPN in the configuration: where passwords and answers come from, and the profile that they belong to.
+
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
+
+use adit_openvpn::{Clock, Config, Credentials};
+use adit_providers::ovpn::{self, Answers, Ovpn, Supplied, Totp, UserPass};
+use adit_providers::wgquick::WgQuick;
+use adit_providers::{Opened, Problem, Reader, Secret, SecretSource};
+
+use super::{Dialect, Failures, Setting, Settings};
+use crate::failure::{self, Failure};
+
+/// How long a server over UDP may stay silent before one over TCP is called as well.
+const HEAD_START: Duration = Duration::from_millis(1500);
+
+/// A kind of private network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// WireGuard: a wg-quick file.
+    WireGuard,
+    /// OpenVPN: an `.ovpn` profile.
+    OpenVpn,
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WireGuard => "wireguard",
+            Self::OpenVpn => "openvpn",
+        })
+    }
+}
+
+/// Where the passwords and answers of an OpenVPN login come from.
+#[derive(Clone, Debug, Default)]
+pub struct Login {
+    /// User and password, in two lines.
+    pub user_pass: Option<Setting<SecretSource>>,
+    /// The password of the private key.
+    pub key_pass: Option<Setting<SecretSource>>,
+    /// The answer to the server's question.
+    pub challenge: Option<Setting<SecretSource>>,
+    /// A command that prints the answer to the question in `ADIT_QUESTION`.
+    pub challenge_cmd: Option<Setting<String>>,
+    /// The secret of one-time codes, in base32.
+    pub totp: Option<Setting<SecretSource>>,
+}
+
+impl Login {
+    /// These settings, and those of `below` where there are none here. One way to answer hides the others of below.
+    pub(super) fn over(self, below: Self) -> Self {
+        let answered = self.challenge.is_some() || self.challenge_cmd.is_some() || self.totp.is_some();
+        let below =
+            if answered { Self { challenge: None, challenge_cmd: None, totp: None, ..below } } else { below };
+        Self {
+            user_pass: self.user_pass.or(below.user_pass),
+            key_pass: self.key_pass.or(below.key_pass),
+            challenge: self.challenge.or(below.challenge),
+            challenge_cmd: self.challenge_cmd.or(below.challenge_cmd),
+            totp: self.totp.or(below.totp),
+        }
+    }
+
+    /// The sources of secrets.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &SecretSource> {
+        [&self.user_pass, &self.key_pass, &self.challenge, &self.totp]
+            .into_iter()
+            .filter_map(|setting| setting.as_ref().map(|setting| &setting.value))
+    }
+}
+
+/// A file of a provider, read and checked.
+#[derive(Debug)]
+pub enum ProviderFile {
+    /// A wg-quick file.
+    WgQuick(WgQuick),
+    /// An OpenVPN profile with what belongs to it.
+    OpenVpn(Box<OpenVpnProfile>),
+}
+
+/// An OpenVPN profile with the passwords that belong to it.
+#[derive(Debug)]
+pub struct OpenVpnProfile {
+    /// What the tunnel is made with. Its `protected` is empty: the session knows the machine's networks.
+    pub config: Config,
+    /// Who answers the server's questions ([`Prompt::Answer`](adit_tunnel::Prompt::Answer)).
+    pub answers: Answers,
+    /// The profile itself.
+    pub profile: Ovpn,
+}
+
+impl Settings {
+    /// Reads the provider's file and the secrets that belong to it. `reader` says how; its rules are set from these
+    /// settings. The second value is what is doubtful.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them. With `strict`, what is doubtful too.
+    pub fn provider_file(&self, reader: Reader) -> Result<(ProviderFile, Vec<Failure>), Failures> {
+        let opened = self.open(&reader)?;
+        let found = match ovpn::text(opened.content.expose()).map(|text| Dialect::of(&text)) {
+            Some(Dialect::OpenVpn) => Provider::OpenVpn,
+            _ => Provider::WireGuard,
+        };
+        if let Some(named) = self.provider.value.filter(|named| *named != found) {
+            let name = self.config.value.display();
+            return Err(failure::of("config.value", format!("{name} is no file for the provider {named}"))
+                .seen(format!("{} names that provider; the file is for {found}", self.provider.origin))
+                .with_fix(vec![format!("write provider = \"{found}\", or name another file")])
+                .into());
+        }
+        let whole = Self { opened: Some(opened), ..self.clone() };
+        match found {
+            Provider::WireGuard => {
+                let (file, warnings) = whole.wg_quick(reader)?;
+                Ok((ProviderFile::WgQuick(file), warnings))
+            }
+            Provider::OpenVpn => {
+                let (profile, warnings) = whole.openvpn(reader)?;
+                Ok((ProviderFile::OpenVpn(Box::new(profile)), warnings))
+            }
+        }
+    }
+
+    /// Reads the OpenVPN profile and the secrets that belong to it, otherwise like
+    /// [`provider_file`](Self::provider_file).
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them. With `strict`, what is doubtful too.
+    pub fn openvpn(&self, reader: Reader) -> Result<(OpenVpnProfile, Vec<Failure>), Failures> {
+        let mut reader =
+            Reader { consume: self.consume.value, insecure_perms: self.insecure_perms.value, ..reader };
+        let mut warnings = Vec::new();
+        let opened = self.open(&reader)?;
+        let profile = self.ovpn(&opened, &mut reader, &mut warnings)?;
+        let name = self.config.value.display().to_string();
+        let mut secret = |setting: &Option<Setting<SecretSource>>, what: &str| {
+            read(setting.as_ref(), what, &reader, &mut warnings)
+        };
+        let credentials = match secret(&self.login.user_pass, "user and password")? {
+            Some(secret) => {
+                let origin = self.login.user_pass.as_ref().map_or(String::new(), |s| s.origin.to_string());
+                let found = UserPass::parse(&secret).map_err(|wrong| failure::of_problem(wrong, &origin))?;
+                Some(with_password(found, &origin)?)
+            }
+            None => None,
+        };
+        let key_pass = secret(&self.login.key_pass, "the password of the private key")?;
+        let answers = self.answers(&mut secret)?;
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let config = profile
+            .tunnel_config(Supplied {
+                credentials,
+                key_pass,
+                challenge: answers.fixed().cloned(),
+                protected: Vec::new(),
+                sso: vec!["webauth", "openurl", "crtext"],
+                race: Some(HEAD_START),
+                clock: Clock { instant: Instant::now(), unix },
+            })
+            .map_err(|problems| {
+                Failures(problems.0.into_iter().map(|wrong| failure::of_problem(wrong, &name)).collect())
+            })?;
+        Ok((OpenVpnProfile { config, answers, profile }, self.judged(warnings)?))
+    }
+
+    /// The profile alone: nothing else is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub(crate) fn ovpn(
+        &self,
+        opened: &Opened,
+        reader: &mut Reader,
+        warnings: &mut Vec<Failure>,
+    ) -> Result<Ovpn, Failures> {
+        let name = self.config.value.display().to_string();
+        let problem = |problem: Problem| failure::of_problem(problem, &name);
+        let text = ovpn::text(opened.content.expose());
+        if text.is_some_and(|text| ovpn::holds_secret(&text)) {
+            warnings.extend(reader.admit(opened, "the private key").map_err(problem)?.map(problem));
+        }
+        let profile = Ovpn::read(opened.content.expose(), &self.config.value, reader)
+            .map_err(|problems| Failures(problems.0.into_iter().map(problem).collect()))?;
+        warnings.extend(profile.warnings.iter().cloned().map(problem));
+        Ok(profile)
+    }
+
+    fn answers(
+        &self,
+        secret: &mut dyn FnMut(&Option<Setting<SecretSource>>, &str) -> Result<Option<Secret>, Failure>,
+    ) -> Result<Answers, Failures> {
+        let Login { challenge, challenge_cmd, totp, .. } = &self.login;
+        let given: Vec<_> = [
+            challenge.as_ref().map(|s| &s.origin),
+            challenge_cmd.as_ref().map(|s| &s.origin),
+            totp.as_ref().map(|s| &s.origin),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if let [first, second, ..] = given.as_slice() {
+            return Err(failure::usage("there is more than one way to answer the server's question")
+                .seen(format!("{first} and {second}"))
+                .with_fix(vec!["keep one of challenge, challenge_cmd and totp".to_owned()])
+                .into());
+        }
+        if let Some(command) = challenge_cmd {
+            return Ok(Answers::Command(command.value.clone()));
+        }
+        // A command may give another answer each time.
+        if let Some(Setting { value: SecretSource::Command(command), .. }) = challenge {
+            return Ok(Answers::Command(command.clone()));
+        }
+        if let Some(answer) = secret(challenge, "the answer to the server's question")? {
+            return Ok(Answers::Fixed(answer));
+        }
+        let Some(key) = secret(totp, "the secret of one-time codes")? else { return Ok(Answers::Nobody) };
+        let origin = totp.as_ref().map_or(String::new(), |setting| setting.origin.to_string());
+        Ok(Answers::Totp(Totp::parse(&key).map_err(|wrong| failure::of_problem(wrong, &origin))?))
+    }
+}
+
+fn read(
+    setting: Option<&Setting<SecretSource>>,
+    what: &str,
+    reader: &Reader,
+    warnings: &mut Vec<Failure>,
+) -> Result<Option<Secret>, Failure> {
+    let Some(Setting { value, origin }) = setting else { return Ok(None) };
+    let name = origin.to_string();
+    let (secret, doubt) = reader.read(value, what).map_err(|wrong| failure::of_problem(wrong, &name))?;
+    warnings.extend(doubt.map(|doubt| failure::of_problem(doubt, &name)));
+    Ok(Some(secret))
+}
+
+fn with_password(found: UserPass, origin: &str) -> Result<Credentials, Failure> {
+    let username = found.username.clone();
+    found.complete().ok_or_else(|| {
+        failure::of("ovpn.creds.missing", format!("the password of user `{username}` is missing"))
+            .seen(format!("{origin} has one line"))
+            .with_fix(vec!["write the password in a second line".to_owned()])
+    })
+}
