@@ -59,6 +59,21 @@ const OPENVPN: Provider = Provider {
     pending: "ovpn.auth.pending",
 };
 
+const TAILSCALE: Provider = Provider {
+    no_auth: None,
+    silent: "ts.netmap.timeout",
+    unresolved: "ts.control.dns",
+    no_address: "ts.netmap.timeout",
+    address_clash: "ts.cgnat.clash",
+    route_clash: "ts.cgnat.clash",
+    no_route: "ts.subnet.unrouted",
+    unreachable: "target.unreachable",
+    dns_unrouted: "ts.dns.split",
+    no_dns: "ts.dns.magic",
+    mtu: "ts.mtu",
+    pending: "ts.login.timeout",
+};
+
 const OTHER: Provider = Provider {
     no_auth: None,
     silent: "tunnel.down",
@@ -80,6 +95,7 @@ impl Provider {
         match word {
             Some("wireguard") => &WIREGUARD,
             Some("openvpn") => &OPENVPN,
+            Some("tailscale") => &TAILSCALE,
             _ => &OTHER,
         }
     }
@@ -92,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_class_of_a_provider_is_in_the_catalogue() {
-        for provider in [&WIREGUARD, &OPENVPN, &OTHER] {
+        for provider in [&WIREGUARD, &OPENVPN, &TAILSCALE, &OTHER] {
             for class in [
                 provider.silent,
                 provider.unresolved,

@@ -5,6 +5,7 @@ mod environment;
 mod general;
 mod names;
 mod openvpn;
+mod tailscale;
 mod targets;
 mod wireguard;
 
@@ -154,7 +155,7 @@ impl Words {
     }
 }
 
-const TABLES: [&[Class]; 7] = [
+const TABLES: [&[Class]; 8] = [
     general::CLASSES,
     environment::CLASSES,
     names::CLASSES,
@@ -162,6 +163,7 @@ const TABLES: [&[Class]; 7] = [
     application::CLASSES,
     wireguard::CLASSES,
     openvpn::CLASSES,
+    tailscale::CLASSES,
 ];
 
 /// Every class, by family.
