@@ -1,6 +1,7 @@
 //! The laboratory: virtual time, links, NATs, scripted networks, in-process servers.
 
 pub mod net;
+pub mod openvpn;
 mod scripted;
 pub mod services;
 

@@ -1,3 +1,4 @@
 //! OpenVPN against Debian's server.
 
+mod embedded;
 mod reaches;

@@ -298,15 +298,15 @@ pub(crate) struct Pki {
     pub(crate) authority: Authority,
     pub(crate) server: (String, String),
     pub(crate) client: (String, String),
-    keys: Keys,
+    pub(crate) keys: Keys,
 }
 
 /// The keys of the wraps, in their files' form.
-struct Keys {
-    auth: String,
-    crypt: String,
-    v2_server: String,
-    v2_client: String,
+pub(crate) struct Keys {
+    pub(crate) auth: String,
+    pub(crate) crypt: String,
+    pub(crate) v2_server: String,
+    pub(crate) v2_client: String,
 }
 
 /// The certificates and keys of this run.
