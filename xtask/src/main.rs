@@ -58,8 +58,8 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        arguments: "[ARGS…]",
-        about: "run the criterion benches; arguments go to criterion",
+        arguments: "[ARGS…] | --peers …",
+        about: "run the criterion benches; with --peers, other forwarders beside ours over a veth pair",
         run: bench::run,
     },
     Task {

@@ -1,10 +1,14 @@
-//! `cargo xtask bench`: the criterion benches; `--test` runs each once.
+//! `cargo xtask bench`: the criterion benches, or with `--peers` other forwarders beside ours over a veth pair.
+
+mod peers;
 
 use crate::shell::{Result, Shell};
 
 pub(crate) fn run(shell: &Shell, arguments: &[String]) -> Result {
-    if !shell.path("benches/Cargo.toml").is_file() {
-        return Err("there is no package in benches/".into());
+    if let [first, rest @ ..] = arguments
+        && first == "--peers"
+    {
+        return peers::run(shell, rest);
     }
     let mut command = shell.cargo(["bench", "--package", "adit-benches", "--"]);
     command.args(arguments);
