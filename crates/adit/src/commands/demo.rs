@@ -105,7 +105,13 @@ impl Choice {
         let shown = argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
         // The settings of somebody's own database have no business in the demo's.
         let inherited = std::env::vars_os().filter(|(name, _)| !is_foreign(&name.to_string_lossy()));
-        Ok(Self { program: Program { argv, env: inherited.collect(), cwd: None }, shown })
+        let mut env: Vec<_> = inherited.collect();
+        if command.is_empty() {
+            // A pager would wait for a key where the terminal is small.
+            env.retain(|(name, _)| name != "PSQL_PAGER");
+            env.push(("PSQL_PAGER".into(), "cat".into()));
+        }
+        Ok(Self { program: Program { argv, env, cwd: None }, shown })
     }
 
     fn run(&self, network: &Arc<dyn Network>) -> Result<u8, LaunchFailure> {
