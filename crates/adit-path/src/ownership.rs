@@ -11,7 +11,8 @@ use crate::Destination;
 /// The destinations that a network owns. Built once per configuration, asked for every trapped system call.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
-    routes: PrefixTable<()>,
+    /// Routes, and the exclusions inside of them as `false`.
+    routes: PrefixTable<bool>,
     config: NetConfig,
 }
 
@@ -19,8 +20,11 @@ impl Ownership {
     /// Reads the rules out of a configuration.
     pub fn new(config: &NetConfig) -> Self {
         let mut routes = PrefixTable::default();
+        for prefix in &config.excluded {
+            routes.insert(prefix.network(), false);
+        }
         for prefix in &config.routes {
-            routes.insert(prefix.network(), ());
+            routes.insert(prefix.network(), true);
         }
         Self { routes, config: config.clone() }
     }
@@ -37,7 +41,7 @@ impl Ownership {
     /// own even under a default route: the link-local range holds the metadata services of clouds.
     pub fn owns_address(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        !is_local(address) && self.routes.lookup(address).is_some()
+        !is_local(address) && self.routes.lookup(address) == Some(&true)
     }
 
     /// Whose a name is.
@@ -94,6 +98,19 @@ mod tests {
             ("::ffff:10.1.2.3", true),
             ("::ffff:127.0.0.1", false),
         ] {
+            assert_eq!(ownership.owns_address(address.parse().unwrap()), owned, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_excluded_from_a_route_is_not_owned() {
+        let prefixes = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let ownership = Ownership::new(&NetConfig {
+            routes: prefixes(&["0.0.0.0/0", "172.17.5.0/24"]),
+            excluded: prefixes(&["172.17.0.0/16"]),
+            ..NetConfig::default()
+        });
+        for (address, owned) in [("172.17.0.1", false), ("172.17.5.1", true), ("172.18.0.1", true)] {
             assert_eq!(ownership.owns_address(address.parse().unwrap()), owned, "{address}");
         }
     }

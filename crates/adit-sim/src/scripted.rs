@@ -156,6 +156,7 @@ impl ScriptedNetwork {
         let config = NetConfig {
             addresses: vec![prefix(IpAddr::V4(SELF), 16)],
             routes: vec![prefix(IpAddr::V4(Ipv4Addr::new(10, 77, 0, 0)), 16), prefix(v6, 16)],
+            excluded: Vec::new(),
             dns: DnsConfig { servers: vec![SERVER], search: vec!["internal".to_owned()], routes: Vec::new() },
             mtu: 1420,
         };
@@ -242,7 +243,7 @@ impl ScriptedNetwork {
 
     fn routed(&self, address: IpAddr) -> bool {
         let status = self.status.borrow();
-        status.config.as_ref().is_some_and(|config| config.routes.iter().any(|route| route.contains(address)))
+        status.config.as_ref().is_some_and(|config| config.routes_to(address))
     }
 
     fn lookup(&self, query: &Query) -> Result<Answer, ResolveFailure> {

@@ -52,11 +52,6 @@ impl NetConfig {
             NameScope::Either
         }
     }
-
-    /// Whether a route leads to `address`.
-    pub fn routes_to(&self, address: IpAddr) -> bool {
-        self.routes.iter().any(|route| route.contains(address))
-    }
 }
 
 /// Whether `name` is `domain` or a name below it. The empty domain is above everything.

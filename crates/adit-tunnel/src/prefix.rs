@@ -53,6 +53,35 @@ impl Prefix {
         self.contains(other.address) || other.contains(self.address)
     }
 
+    /// Whether every address of `other` lies in this prefix.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length <= other.length && self.contains(other.address)
+    }
+
+    /// Hands out prefixes that together are this one without the longer ones among `holes`.
+    pub fn without(&self, holes: &[Self], take: &mut impl FnMut(Self)) {
+        let inside = |hole: &Self| hole.length > self.length && self.covers(hole);
+        let Some(halves) = self.halves().filter(|_| holes.iter().any(inside)) else { return take(*self) };
+        let holes: Vec<Self> = holes.iter().filter(|hole| inside(hole)).copied().collect();
+        for half in halves {
+            if !holes.iter().any(|hole| hole.covers(&half)) {
+                half.without(&holes, take);
+            }
+        }
+    }
+
+    /// The two prefixes that are one bit longer; `None` for a host.
+    fn halves(&self) -> Option<[Self; 2]> {
+        let length = self.length + 1;
+        let low = Self { length, ..self.network() };
+        let bit = 1u128 << (128 - u32::from(length.min(128)));
+        let address = match low.address {
+            IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() | (bit >> 96) as u32)),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() | bit)),
+        };
+        (length <= width(self.address)).then_some([low, Self { address, length }])
+    }
+
     /// Whether this is `0.0.0.0/0` or `::/0`.
     pub fn is_default(&self) -> bool {
         self.length == 0
@@ -256,6 +285,21 @@ mod tests {
                 .filter(|&value| prefixes[value].contains(asked))
                 .max_by_key(|&value| (prefixes[value].length, value));
             prop_assert_eq!(table.lookup(asked).copied(), naive);
+        }
+
+        #[test]
+        fn a_prefix_without_holes_holds_what_is_in_no_hole(
+            route in (address(), 0u8..=128), holes in proptest::collection::vec((address(), 0u8..=128), 0..6),
+            asked in address(),
+        ) {
+            let make = |(address, length): (IpAddr, u8)| Prefix { address, length: length % (width(address) + 1) };
+            let route = make(route).network();
+            let holes: Vec<Prefix> = holes.into_iter().map(|hole| make(hole).network()).collect();
+            let mut parts = Vec::new();
+            route.without(&holes, &mut |part| parts.push(part));
+            let in_hole = |hole: &Prefix| hole.length() > route.length() && hole.contains(asked);
+            let expected = route.contains(asked) && !holes.iter().any(in_hole);
+            prop_assert_eq!(parts.iter().filter(|part| part.contains(asked)).count(), usize::from(expected));
         }
 
         #[test]

@@ -54,7 +54,13 @@ pub(crate) fn net_config<'a>(config: &Config, peers: impl IntoIterator<Item = &'
         peers.into_iter().flat_map(|peer| peer.allowed_ips.iter().map(Prefix::network)).collect();
     routes.sort_unstable();
     routes.dedup();
-    NetConfig { addresses: config.addresses.clone(), routes, dns: config.dns.clone(), mtu: config.mtu }
+    NetConfig {
+        addresses: config.addresses.clone(),
+        routes,
+        excluded: Vec::new(),
+        dns: config.dns.clone(),
+        mtu: config.mtu,
+    }
 }
 
 /// One peer.

@@ -52,6 +52,7 @@ fn config() -> NetConfig {
     NetConfig {
         addresses: vec!["10.0.0.2/32".parse().expect("a prefix"), "fd00::2/128".parse().expect("a prefix")],
         routes: vec!["10.0.0.0/8".parse().expect("a prefix"), "fd00::/64".parse().expect("a prefix")],
+        excluded: Vec::new(),
         dns: DnsConfig {
             servers: vec!["10.0.0.53".parse().expect("an address")],
             search: vec!["internal".into()],

@@ -93,7 +93,7 @@ impl TunEnd {
         }
         let has_v6 = config.addresses.iter().any(|address| address.address().is_ipv6());
         let prefixes =
-            config.routes.iter().filter(|route| has_v6 || route.address().is_ipv4()).copied().collect();
+            config.carved_routes().into_iter().filter(|route| has_v6 || route.address().is_ipv4()).collect();
         let mut routes = Routes::guard(netlink, &options.state, index, prefixes)?;
         for endpoint in endpoints {
             routes.protect(*endpoint)?;
@@ -121,7 +121,7 @@ impl TunEnd {
             .collect();
         let servers = self.options.resolv_conf.as_deref().map(resolv::servers).unwrap_or_default();
         let outside: Vec<IpAddr> = servers.into_iter().filter(|server| !server.is_loopback()).collect();
-        routes::check(&config.routes, &networks, &outside)
+        routes::check(&config.carved_routes(), &networks, &outside)
     }
 
     /// Keeps the way to an endpoint outside of the tunnel.

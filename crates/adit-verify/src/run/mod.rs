@@ -389,7 +389,7 @@ fn path(status: &Status) -> Option<PathReport> {
 fn gateways(status: &Status) -> Vec<IpAddr> {
     let mut found = gateway_candidates(status);
     if let Some(config) = &status.config {
-        let routed = |address: &IpAddr| config.routes.iter().any(|route| route.contains(*address));
+        let routed = |address: &IpAddr| config.routes_to(*address);
         let servers = config.dns.servers.iter().filter(|server| routed(server) && !found.contains(server));
         let servers: Vec<_> = servers.copied().collect();
         found.extend(servers);
@@ -406,7 +406,7 @@ fn gateway_candidates(status: &Status) -> Vec<IpAddr> {
     if let Some(config) = &status.config {
         let ours: Vec<_> = config.addresses.iter().map(adit_tunnel::Prefix::address).collect();
         found.extend(config.addresses.iter().chain(&config.routes).filter_map(first_host));
-        let routed = |address: &IpAddr| config.routes.iter().any(|route| route.contains(*address));
+        let routed = |address: &IpAddr| config.routes_to(*address);
         found.retain(|address| routed(address) && !ours.contains(address));
     }
     let mut seen = Vec::new();

@@ -127,10 +127,10 @@ impl At<'_> {
             let mut provisional = 0;
             loop {
                 let status = self.run.status();
-                let routes = status.config.map_or_else(|| config.routes.clone(), |config| config.routes);
-                let covering =
-                    routes.iter().filter(|route| route.contains(address)).max_by_key(|route| route.length());
-                if let Some(route) = covering {
+                let config = status.config.as_ref().unwrap_or(config);
+                let covering = config.routes.iter().filter(|route| route.contains(address));
+                let covering = covering.max_by_key(|route| route.length());
+                if let Some(route) = covering.filter(|_| config.routes_to(address)) {
                     let mut passed = Passed::new(()).seen("route", route.to_string());
                     passed.provisional = provisional;
                     return Ok(passed);
@@ -192,7 +192,7 @@ impl At<'_> {
         let Some(first) = answer.addresses.first() else {
             return Err(DialFailure::NoAddress(name.to_owned()));
         };
-        let routed = |address: &&IpAddr| config.routes.iter().any(|route| route.contains(**address));
+        let routed = |address: &&IpAddr| config.routes_to(**address);
         if answer.addresses.iter().find(routed).is_none() {
             return Err(ResolveFailure::AnswerUnrouted { name: name.to_owned(), address: *first }.into());
         }

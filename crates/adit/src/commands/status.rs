@@ -145,6 +145,9 @@ fn text(info: &Info, status: &Status) -> String {
     if let Some(config) = &status.config {
         row("address", list(&config.addresses));
         row("routes", list(&config.routes));
+        if !config.excluded.is_empty() {
+            row("outside", list(&config.excluded));
+        }
         if !config.dns.servers.is_empty() {
             let servers: Vec<_> = config.dns.servers.iter().map(ToString::to_string).collect();
             let search = config.dns.search.iter().map(|domain| format!(" .{domain}"));
