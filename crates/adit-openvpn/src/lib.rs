@@ -9,6 +9,7 @@ pub mod data;
 pub mod km;
 pub mod mac;
 pub mod message;
+pub mod push;
 pub mod reliable;
 mod trust;
 pub mod wire;
