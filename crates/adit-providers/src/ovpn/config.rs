@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use adit_openvpn::{Clock, Config, Credentials, Identity, TlsConfig};
+use adit_openvpn::{Clock, Config, Credentials, TlsConfig};
 use adit_tunnel::Prefix;
-use rustls_pki_types::PrivateKeyDer;
 
 use super::Ovpn;
-use super::keys::KeyMaterial;
 use crate::{Problem, Problems, Secret};
 
 /// What a profile does not hold: what a person, another file or the machine gives.
@@ -37,7 +35,20 @@ impl Ovpn {
     /// A password is missing or wrong, or the key and the certificate do not fit each other.
     pub fn tunnel_config(&self, supplied: Supplied) -> Result<Config, Problems> {
         let Self { tls, data, net, login, servers, .. } = self;
-        let identity = self.identity(supplied.key_pass.as_ref())?;
+        let opened = self.identity(supplied.key_pass.as_ref(), supplied.clock.unix)?;
+        let mut trust = tls.trust.clone();
+        if trust.roots.is_empty() {
+            trust.roots = opened.roots;
+        }
+        if trust.roots.is_empty() && trust.fingerprints.is_empty() {
+            return Err(Problem::new(
+                "ovpn.config.missing",
+                "there is no authority to recognise the server by",
+            )
+            .seen("the profile has no `ca`, and the PKCS#12 archive has no further certificate")
+            .fix("add the authority's certificate: <ca> … </ca>")
+            .into());
+        }
         let credentials = self.credentials(supplied.credentials)?;
         let static_challenge = login.challenge.clone().map(|mut challenge| {
             let answer = supplied.challenge.as_ref().and_then(Secret::expose_text);
@@ -50,8 +61,8 @@ impl Ovpn {
             race: supplied.race,
             float: servers.float,
             tls: TlsConfig {
-                trust: tls.trust.clone(),
-                identity,
+                trust,
+                identity: opened.identity,
                 min: tls.min,
                 max: tls.max,
                 suites_12: tls.suites_12.clone(),
@@ -119,20 +130,5 @@ impl Ovpn {
         Err(Problem::new("ovpn.creds.missing", what)
             .seen("the profile has `auth-user-pass`")
             .fix("give a file with two lines, user and password: --auth-user-pass file:PATH (or env:NAME, fd:N, command:…, -)"))
-    }
-
-    fn identity(&self, _key_pass: Option<&Secret>) -> Result<Option<Identity>, Problem> {
-        let key: PrivateKeyDer<'static> = match &self.tls.key {
-            Some((KeyMaterial::Plain(key), _)) => key.clone_key(),
-            Some((KeyMaterial::Encrypted(_), at)) => {
-                return Err(at.problem(
-                    None,
-                    Problem::new("ovpn.key.passphrase", "the private key is encrypted")
-                        .fix("decrypt it once: openssl pkey -in client.key -out plain.key"),
-                ));
-            }
-            None => return Ok(None),
-        };
-        Ok(Some(Identity { chain: self.tls.chain.clone(), key }))
     }
 }

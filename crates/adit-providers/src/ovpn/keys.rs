@@ -8,7 +8,10 @@ use rustls_pki_types::{
 };
 use zeroize::Zeroizing;
 
+use super::der::{Der, SEQUENCE};
+use super::pbe::{self, Closed};
 use super::pem::{self, Pem};
+use super::pkcs12;
 use crate::{Problem, Secret};
 
 const FORMAT: &str = "ovpn.key.format";
@@ -135,6 +138,25 @@ fn key(block: &Pem) -> Result<Option<KeyMaterial>, Problem> {
     Ok(Some(KeyMaterial::Plain(plain)))
 }
 
+/// Opens an encrypted key.
+pub(super) fn decrypt(block: &Pem, password: &str) -> Result<PrivateKeyDer<'static>, Closed> {
+    if block.label == "ENCRYPTED PRIVATE KEY" {
+        let der = pkcs12::shrouded(&block.der, password)?;
+        return Ok(PrivatePkcs8KeyDer::from(der.to_vec()).into());
+    }
+    let der = pbe::open_traditional(block, password)?;
+    // One wrong password in 256 leaves a padding that looks right.
+    let whole = Der(&der).enter(SEQUENCE).and_then(|mut inner| inner.number()).is_some();
+    if !whole {
+        return Err(Closed::Password);
+    }
+    Ok(match block.label.as_str() {
+        "RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(der.to_vec()).into(),
+        "EC PRIVATE KEY" => PrivateSec1KeyDer::from(der.to_vec()).into(),
+        _ => PrivatePkcs8KeyDer::from(der.to_vec()).into(),
+    })
+}
+
 /// The lists of revoked certificates in a block or file.
 ///
 /// # Errors
@@ -159,15 +181,16 @@ pub(super) fn crls(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'sta
 }
 
 /// The bytes of a PKCS#12 archive: a file is binary, a block is base64.
-pub(super) fn archive(bytes: &[u8], block: bool) -> Option<Secret> {
+pub(super) fn archive(bytes: &[u8]) -> Option<Secret> {
     if is_der(bytes) {
         return Some(Secret::new(bytes.to_vec()));
     }
     let text = text(bytes);
+    if let Some(block) = pem::blocks(&text).ok()?.first() {
+        return (block.label == "PKCS12").then(|| Secret::new(block.der.to_vec()));
+    }
     let mut digits = Zeroizing::new(String::with_capacity(text.len()));
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with("-----"));
-    digits.extend(lines.flat_map(str::chars).filter(|c| !c.is_whitespace()));
-    let der =
-        STANDARD.decode(digits.as_bytes()).ok().filter(|der| is_der(der) && (block || !der.is_empty()))?;
+    digits.extend(text.chars().filter(|c| !c.is_whitespace()));
+    let der = STANDARD.decode(digits.as_bytes()).ok().filter(|der| is_der(der))?;
     Some(Secret::new(der))
 }

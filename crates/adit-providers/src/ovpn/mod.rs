@@ -7,12 +7,16 @@
 mod answers;
 mod config;
 mod data;
+mod der;
+mod identity;
 mod keys;
 mod lex;
 mod login;
 mod net;
 pub mod options;
+mod pbe;
 mod pem;
+mod pkcs12;
 mod read;
 mod servers;
 mod suites;

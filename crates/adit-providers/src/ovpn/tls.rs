@@ -274,7 +274,7 @@ impl Tls {
             self.broken = true;
             return;
         };
-        match keys::archive(content.bytes.expose(), content.file.is_none()) {
+        match keys::archive(content.bytes.expose()) {
             Some(der) => self.pkcs12 = Some((der, at.clone())),
             None => {
                 let problem = Problem::new("ovpn.key.format", "this is no PKCS#12 archive")
@@ -365,7 +365,7 @@ impl Tls {
 }
 
 /// Bytes in hexadecimal, with or without colons.
-fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+pub(super) fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .chars()
         .filter(|c| !matches!(c, ':' | ' '))
