@@ -246,6 +246,7 @@ mod tests {
         let config = NetConfig {
             addresses: vec!["10.8.0.5/32".parse().unwrap()],
             routes: vec!["10.8.0.0/16".parse().unwrap(), "fd08::/32".parse().unwrap()],
+            excluded: Vec::new(),
             dns: DnsConfig {
                 servers: vec!["10.8.0.1".parse().unwrap()],
                 search: vec!["corp.internal".to_owned()],
