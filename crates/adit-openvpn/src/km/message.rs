@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
 /// The method, in the low four bits of the fifth byte.
@@ -28,6 +29,25 @@ pub struct Randoms {
     pub first: Zeroizing<[u8; 32]>,
     /// For the keys.
     pub second: Zeroizing<[u8; 32]>,
+}
+
+impl Randoms {
+    /// A client's, from the system's generator: keys are made of them where the exporter is not negotiated.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn draw() -> Result<Self, ring::error::Unspecified> {
+        let random = SystemRandom::new();
+        let mut this = Self {
+            pre_master: Zeroizing::new([0; 48]),
+            first: Zeroizing::new([0; 32]),
+            second: Zeroizing::new([0; 32]),
+        };
+        random.fill(&mut *this.pre_master)?;
+        random.fill(&mut *this.first)?;
+        random.fill(&mut *this.second)?;
+        Ok(this)
+    }
 }
 
 impl fmt::Debug for Randoms {

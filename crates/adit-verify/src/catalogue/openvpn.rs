@@ -613,6 +613,18 @@ pub(super) const CLASSES: &[Class] = &[
     )
     .retryable(),
     class(
+        "ovpn.link",
+        Exit::Lost,
+        Blame::Path,
+        "the connection to {server|the server} broke",
+        &[
+            "Nothing to do, if it comes back: adit connects again.",
+            "If it breaks again and again, look for a firewall or proxy that ends idle or long connections.",
+        ],
+        "The system reported that the TCP connection, or the socket, that carried the tunnel ended: a reset, a timeout, or a server that stopped.",
+    )
+    .retryable(),
+    class(
         "ovpn.inactive",
         Exit::Lost,
         Blame::User,
