@@ -9,6 +9,7 @@ mod problem;
 mod secret;
 mod source;
 mod state;
+pub mod tailscale;
 pub mod wgquick;
 
 pub use permissions::{Exposure, exposure};

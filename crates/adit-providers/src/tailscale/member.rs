@@ -1,0 +1,313 @@
+//! The control side of a node as one task: joins, stays in, tells the server where we are, and leaves.
+
+mod pause;
+mod poll;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use adit_tailscale::{Command, Endpoint, NodeKey, Report};
+use adit_tunnel::Prompt;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{sleep, timeout};
+
+use super::control::{Connector, Control, Reach, Registered, Registration};
+use super::error::{ControlError, Retry};
+use super::keys::{Identity, secret};
+use super::wire::{Hostinfo, NetInfo};
+use crate::{Problem, Secret};
+use pause::Pause;
+
+/// Leaving takes no longer: whoever waits for us has been told to go.
+const LEAVE: Duration = Duration::from_secs(3);
+/// Between two requests for a login that the server answers at once with the same page.
+const LOGIN_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a node joins with.
+#[derive(Debug)]
+pub struct Membership {
+    /// The control server.
+    pub reach: Reach,
+    /// Who we are.
+    pub identity: Identity,
+    /// The auth key; `None` where somebody signs in.
+    pub auth_key: Option<Secret>,
+    /// The name that we ask for.
+    pub hostname: String,
+    /// The tags that we ask for, with `tag:`.
+    pub tags: Vec<String>,
+    /// Whether the node is deleted when we leave.
+    pub ephemeral: bool,
+    /// Whether nobody may connect to us.
+    pub shields_up: bool,
+}
+
+/// What comes out of the control side.
+#[derive(Debug)]
+pub enum Output {
+    /// For the data side.
+    Command(Command),
+    /// For people.
+    Notice(Notice),
+}
+
+/// What people may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// We are a node; whose, if the server says so.
+    Joined {
+        /// The login.
+        login: String,
+    },
+    /// The name that the server gave us, in full.
+    Name(String),
+    /// When our node key expires; `None` if it does not.
+    KeyExpiry(Option<SystemTime>),
+    /// Something is doubtful.
+    Warning(Problem),
+    /// What the server says about the node's health; empty when all is well.
+    Health(Vec<String>),
+}
+
+/// The control side of a node.
+#[derive(Debug)]
+pub struct Member {
+    connector: Connector,
+    identity: Identity,
+    auth_key: Option<Secret>,
+    ephemeral: bool,
+    hostinfo: Hostinfo,
+    endpoints: Vec<Endpoint>,
+    reports: UnboundedReceiver<Report>,
+    output: UnboundedSender<Output>,
+    control: Option<Arc<Control>>,
+    /// Whether the server has accepted our node key.
+    joined: bool,
+    /// Whether it has ever accepted one: then there is something to leave.
+    known: bool,
+    /// Whether the node key must be replaced.
+    expired: bool,
+    /// The page where somebody must sign in.
+    page: Option<String>,
+    /// What has been said already, so that it is said once.
+    said: poll::Said,
+}
+
+impl Member {
+    /// Nothing is sent before [`run`](Self::run). `reports` are the data side's; `output` is for it and for people.
+    pub fn new(
+        membership: Membership,
+        reports: UnboundedReceiver<Report>,
+        output: UnboundedSender<Output>,
+    ) -> Self {
+        let Membership { reach, identity, auth_key, hostname, tags, ephemeral, shields_up } = membership;
+        let hostinfo = hostinfo(hostname, tags, shields_up, &identity);
+        Self {
+            connector: Connector::new(reach),
+            identity,
+            auth_key,
+            ephemeral,
+            hostinfo,
+            endpoints: Vec::new(),
+            reports,
+            output,
+            control: None,
+            joined: false,
+            known: false,
+            expired: false,
+            page: None,
+            said: poll::Said::default(),
+        }
+    }
+
+    /// Joins and stays in until `stop`, or until nothing but a new start helps, which the data side is told. Then an
+    /// ephemeral node leaves, within three seconds.
+    ///
+    /// # Errors
+    ///
+    /// What ended it, if `stop` did not.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ControlError> {
+        let stop = pin!(stop);
+        let failed = tokio::select! {
+            error = self.stay() => Some(error),
+            () = stop => None,
+        };
+        if self.known && self.ephemeral {
+            let left = timeout(LEAVE, self.leave()).await;
+            if !matches!(left, Ok(Ok(()))) {
+                tracing::warn!(?left, "the node could not be removed; the control server removes it later");
+            }
+        }
+        match failed {
+            Some(error) => {
+                self.tell(adit_tailscale::Control::Failed(error.fault()));
+                Err(error)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns only what cannot be repaired by trying again.
+    async fn stay(&mut self) -> ControlError {
+        let mut pause = Pause::default();
+        loop {
+            let result = self.session(&mut pause).await;
+            self.control = None;
+            let wait = match result {
+                // Servers end streams when they restart.
+                Ok(()) => pause.short(),
+                Err(error) => {
+                    tracing::debug!(%error, "the control session ended");
+                    match error.retry {
+                        Retry::Never => return error,
+                        Retry::Later => {
+                            self.tell(adit_tailscale::Control::Lost(error.fault()));
+                            pause.longer()
+                        }
+                        Retry::After(wait) => {
+                            self.tell(adit_tailscale::Control::Lost(error.fault()));
+                            wait + pause.short()
+                        }
+                    }
+                }
+            };
+            sleep(wait).await;
+        }
+    }
+
+    /// One connection, from its beginning to its end.
+    async fn session(&mut self, pause: &mut Pause) -> Result<(), ControlError> {
+        let control = Arc::new(self.connector.connect(&self.identity.machine).await?);
+        self.control = Some(control.clone());
+        if !self.joined {
+            self.join(&control).await?;
+        }
+        let result = self.poll(&control, pause).await;
+        if let Err(error) = &result
+            && error.class() == "ts.node.removed"
+        {
+            self.joined = false;
+        }
+        result
+    }
+
+    async fn join(&mut self, control: &Control) -> Result<(), ControlError> {
+        let mut renewed = None;
+        if self.expired {
+            renewed = Some(new_secret()?);
+        }
+        loop {
+            let current = self.identity.keys.node_key();
+            let (key, old) = match &renewed {
+                Some(secret) => (NodeKey(secret.public_bytes()), current),
+                None => (current, NodeKey::default()),
+            };
+            let registration = Registration {
+                key,
+                old,
+                auth: self.auth_key.as_ref().filter(|_| self.page.is_none()),
+                followup: self.page.as_deref(),
+                ephemeral: self.ephemeral,
+                hostinfo: &self.hostinfo,
+            };
+            match control.register(&registration).await? {
+                Registered::Done { authorized, login } => {
+                    if let Some(secret) = renewed {
+                        self.identity.keys.node = secret.clone();
+                        self.send(Output::Command(Command::NodeKey(secret)));
+                    }
+                    tracing::debug!(authorized, "registered");
+                    (self.joined, self.known, self.expired, self.page) = (true, true, false, None);
+                    self.send(Output::Notice(Notice::Joined { login }));
+                    return Ok(());
+                }
+                Registered::Open(url) => {
+                    if self.page.as_ref() == Some(&url) {
+                        sleep(LOGIN_PAUSE).await;
+                    } else {
+                        self.tell(adit_tailscale::Control::Prompt(Prompt::Open {
+                            url: url.clone(),
+                            timeout: None,
+                        }));
+                    }
+                    self.page = Some(url);
+                }
+                Registered::KeyExpired if renewed.is_none() => renewed = Some(new_secret()?),
+                Registered::KeyExpired => {
+                    return Err(ControlError::never(
+                        "ts.nodekey.expired",
+                        "the control server accepts no new key of this node",
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn leave(&mut self) -> Result<(), ControlError> {
+        let control = match self.control.take() {
+            Some(control) => control,
+            None => Arc::new(self.connector.connect(&self.identity.machine).await?),
+        };
+        control.logout(self.identity.keys.node_key(), &self.hostinfo).await
+    }
+
+    fn tell(&self, control: adit_tailscale::Control) {
+        self.send(Output::Command(Command::Control(control)));
+    }
+
+    fn send(&self, output: Output) {
+        // Whoever has dropped the other end hears nothing any more; `stop` follows.
+        let _ = self.output.send(output);
+    }
+
+    /// Takes a report; returns whether the server must hear of it.
+    fn note(&mut self, report: Report) -> bool {
+        match report {
+            Report::Endpoints(endpoints) => {
+                let news = self.endpoints != endpoints;
+                self.endpoints = endpoints;
+                news
+            }
+            Report::NetInfo(info) => {
+                let info = Some(NetInfo::from(&info));
+                let news = self.hostinfo.net_info != info;
+                self.hostinfo.net_info = info;
+                news
+            }
+            _ => false,
+        }
+    }
+}
+
+fn new_secret() -> Result<adit_tailscale::SecretKey, ControlError> {
+    secret()
+        .map_err(|error| ControlError::never("internal", "there is no randomness").seen(error.to_string()))
+}
+
+fn hostinfo(hostname: String, tags: Vec<String>, shields_up: bool, identity: &Identity) -> Hostinfo {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let machine = std::env::consts::ARCH;
+    Hostinfo {
+        // Servers compare the version in front with those of the reference.
+        ipn_version: format!("1.98.0-adit{}", env!("CARGO_PKG_VERSION")),
+        backend_log_id: identity.log_id.clone(),
+        os: "linux".to_owned(),
+        os_version: release.trim().to_owned(),
+        app: "adit".to_owned(),
+        hostname,
+        shields_up,
+        no_logs_no_support: true,
+        go_arch: match machine {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }
+        .to_owned(),
+        machine: machine.to_owned(),
+        request_tags: tags,
+        userspace: true,
+        userspace_router: true,
+        ..Hostinfo::default()
+    }
+}
