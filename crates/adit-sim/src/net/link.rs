@@ -16,6 +16,8 @@ pub struct Link {
     pub jitter: Duration,
     /// The share of datagrams that are lost.
     pub loss: f64,
+    /// Of the next datagrams those are lost whose bit is set, the first by the lowest bit; each one shifts it.
+    pub lose: u64,
     /// The share of datagrams that arrive twice.
     pub duplicate: f64,
     /// The share of datagrams that are overtaken: they arrive up to `reorder_delay` late.
@@ -50,6 +52,7 @@ impl Default for Link {
             delay: Duration::from_millis(10),
             jitter: Duration::ZERO,
             loss: 0.0,
+            lose: 0,
             duplicate: 0.0,
             reorder: 0.0,
             reorder_delay: Duration::from_millis(20),
@@ -87,7 +90,9 @@ impl Pipe {
             (rng.chance(self.link.loss), rng.chance(self.link.duplicate), rng.chance(self.link.reorder));
         let jitter = share(self.link.jitter, rng);
         let lateness = share(self.link.reorder_delay, rng);
-        if self.link.cut || lost {
+        let chosen = self.link.lose & 1 == 1;
+        self.link.lose >>= 1;
+        if self.link.cut || lost || chosen {
             return Fate::Lost;
         }
         if self.link.mtu.is_some_and(|mtu| len + HEADERS > mtu) {

@@ -32,6 +32,9 @@ pub struct ServerConfig {
     pub addresses: Vec<Prefix>,
     /// The first client's address; the next client has the next one.
     pub first_client: Ipv4Addr,
+    /// Whether there can be more than one client at a time. Else each takes the place and the address of the one
+    /// before, as a client does at a real server that comes back under the same name.
+    pub several_clients: bool,
     /// Pushed beside what follows from the other fields.
     pub push: Vec<String>,
     /// Whether `ifconfig` and `topology` are pushed.
@@ -77,6 +80,7 @@ impl ServerConfig {
             auth: Algorithm::Sha1,
             addresses: gateway.into_iter().collect(),
             first_client: Ipv4Addr::new(10, 8, 0, 2),
+            several_clients: false,
             push: Vec::new(),
             push_address: true,
             peer_id: true,

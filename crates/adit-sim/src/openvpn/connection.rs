@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_openvpn::data::{Channel, DataKeys, Inner, OCC_EXIT, PING, Shape, Suite};
+use adit_openvpn::data::{Channel, DataKeys, Inner, OCC_EXIT, PING, Shape, Suite, occ};
 use adit_openvpn::km::{ClientMessage, DYNAMIC_TLS_CRYPT_LABEL, proto};
 use adit_openvpn::wire::{Control, First, Opcode, SessionId, next_key_id};
 use adit_openvpn::wrap::{Side, Wrapper};
@@ -13,7 +13,7 @@ use adit_openvpn::{Cipher, Transport, Wrap};
 use adit_tunnel::{Deadline, Dropped, HostPacket, LinkId, NetQueue, PacketQueue};
 
 use super::config::{Act, ServerConfig, Step};
-use super::negotiation::{Derivation, Negotiation, Progress};
+use super::negotiation::{Derivation, Negotiation, OPTIONS, Progress};
 use super::server::Seen;
 use crate::net::Rng;
 
@@ -21,6 +21,9 @@ use crate::net::Rng;
 pub(super) const MAX_CONTROL: usize = 1250;
 /// The server sends with a new key when the client has used it, or after this time.
 const SWITCH_AFTER: Duration = Duration::from_secs(5);
+/// The kinds of messages of the options consistency check that are spoken here.
+const OCC_REQUEST: u8 = 0;
+const OCC_REPLY: u8 = 1;
 /// How long the key before the present one is taken.
 const TRANSITION: Duration = Duration::from_secs(60);
 
@@ -40,6 +43,8 @@ pub(super) struct Shared<'a> {
 pub(super) struct Caller {
     pub(super) from: SocketAddr,
     pub(super) peer: SessionId,
+    /// Which address of the pool it gets, and which peer id.
+    pub(super) slot: u32,
     /// Our session, where the client knows it already: the resets were exchanged without state.
     pub(super) session: Option<SessionId>,
     /// The key that dynamic tls-crypt is mixed with.
@@ -67,6 +72,10 @@ pub(super) struct Connection {
     last_packet: Vec<u8>,
     sent: Instant,
     pub(super) heard: Instant,
+    /// The client wants to know our options string.
+    asked: bool,
+    /// The client has just said who it is: whoever had its address before is gone.
+    pub(super) introduced: bool,
     pub(super) gone: bool,
 }
 
@@ -81,14 +90,13 @@ impl Connection {
         if caller.session.is_some() {
             negotiation.resets_were_exchanged(now);
         }
-        let offset = u32::try_from(index).unwrap_or(0);
         Ok(Self {
             from: caller.from,
-            inner: Ipv4Addr::from(u32::from(shared.config.first_client).wrapping_add(offset)),
+            inner: Ipv4Addr::from(u32::from(shared.config.first_client).wrapping_add(caller.slot)),
             peer: caller.peer,
             // Zero is no session id.
             session: caller.session.unwrap_or_else(|| (shared.rng.next_u64() | 1).to_be_bytes()),
-            peer_id: offset,
+            peer_id: caller.slot,
             fixed: caller.fixed,
             wrapper: caller.wrapper,
             dynamic: None,
@@ -101,6 +109,8 @@ impl Connection {
             last_packet: Vec::new(),
             sent: now,
             heard: now,
+            asked: false,
+            introduced: false,
             gone: false,
         })
     }
@@ -180,6 +190,7 @@ impl Connection {
     /// The client has said who it is.
     fn said(&mut self, now: Instant, key_id: u8, message: ClientMessage, shared: &mut Shared<'_>) {
         if key_id == 0 {
+            self.introduced = true;
             self.derivation = self.agree(&message, shared.config);
             if self.derivation.is_none() {
                 let text = "AUTH_FAILED,Data channel cipher negotiation failed (no shared cipher)";
@@ -332,9 +343,20 @@ impl Connection {
                 seen.push(Seen::Text("OCC_EXIT".to_owned()));
                 self.gone = true;
             }
+            // The question for the options string; the answer proves that the client is known here.
+            Inner::Occ(OCC_REQUEST) => self.asked = true,
             Inner::Ping | Inner::Occ(_) | Inner::Piece | Inner::Other => {}
         }
         Ok(())
+    }
+
+    fn answer_occ(&mut self, now: Instant, net: &mut NetQueue) {
+        if let (Some(channel), Some(keys)) = (self.channel.as_mut(), sending(&mut self.negotiations, now)) {
+            let answer = [&occ(OCC_REPLY)[..], OPTIONS.as_bytes(), &[0]].concat();
+            self.sent = now;
+            // An answer that finds no room is asked for again.
+            let _ = channel.send_inner(keys, &answer, (LINK, Some(self.from)), net);
+        }
     }
 
     /// Sends a packet to the client.
@@ -377,6 +399,9 @@ impl Connection {
             while self.negotiations.len() > 1 {
                 self.negotiations.pop_front();
             }
+        }
+        if std::mem::take(&mut self.asked) {
+            self.answer_occ(now, net);
         }
         self.transmit(now, net);
     }

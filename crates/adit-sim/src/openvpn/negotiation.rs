@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 use super::connection::MAX_CONTROL;
 use crate::net::Rng;
 
+/// The options string.
+pub(super) const OPTIONS: &str =
+    "V4,dev-type tun,link-mtu 1541,tun-mtu 1500,proto UDPv4,key-method 2,tls-server";
 /// The first retransmission of a server.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// What a client may say before it is cut off.

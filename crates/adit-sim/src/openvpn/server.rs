@@ -154,10 +154,19 @@ impl OpenVpnServer {
             Shared { config: &self.config, tls: &self.tls, rng: &mut self.rng, unix, seen: &mut self.seen };
         let result = work(connection, &mut shared, out);
         connection.timeout(now, &mut shared, &mut out.net);
-        if connection.gone {
-            let gone = self.connections.remove(at);
-            self.seen.push(Seen::Gone(gone.from));
+        let (inner, from) = (connection.inner, connection.from);
+        if std::mem::take(&mut connection.introduced) {
+            for other in &mut self.connections {
+                other.gone |= other.inner == inner && other.from != from;
+            }
         }
+        let seen = &mut self.seen;
+        self.connections.retain(|connection| {
+            if connection.gone {
+                seen.push(Seen::Gone(connection.from));
+            }
+            !connection.gone
+        });
         let excess = self.seen.len().saturating_sub(MAX_SEEN);
         self.seen.drain(..excess);
         Some(result)
@@ -213,7 +222,7 @@ impl OpenVpnServer {
         let mut wrapper = Wrapper::new(&fixed, Side::Server, unix);
         let unwrapped = wrapper.unwrap(packet)?;
         let control = Control::parse(unwrapped.first.opcode, unwrapped.body)?;
-        let caller = Caller { from, peer: unwrapped.session, session: None, fixed, wrapper };
+        let caller = Caller { from, slot: 0, peer: unwrapped.session, session: None, fixed, wrapper };
         self.admit(now, caller, unwrapped.first, &control, out)
     }
 
@@ -221,7 +230,7 @@ impl OpenVpnServer {
     fn admit(
         &mut self,
         now: Instant,
-        caller: Caller,
+        mut caller: Caller,
         first: First,
         control: &Control<'_>,
         out: &mut Outbox,
@@ -231,6 +240,10 @@ impl OpenVpnServer {
         self.connections.retain(|connection| connection.from != from);
         if self.connections.len() >= MAX_CONNECTIONS {
             return Err(Dropped::OverBudget);
+        }
+        if self.config.several_clients {
+            let taken = |slot| self.connections.iter().any(|connection| connection.peer_id() == slot);
+            caller.slot = (0..).find(|slot| !taken(*slot)).unwrap_or_default();
         }
         let index = self.count;
         let mut shared =
@@ -284,7 +297,7 @@ impl OpenVpnServer {
         if first.opcode != Opcode::ControlWrappedKey || !proved {
             return Err(Dropped::Unexpected);
         }
-        let caller = Caller { from, peer, session: Some(session), fixed, wrapper };
+        let caller = Caller { from, slot: 0, peer, session: Some(session), fixed, wrapper };
         self.admit(now, caller, first, &control, out)
     }
 
@@ -368,7 +381,7 @@ impl Tunnel for OpenVpnServer {
         let connection = self
             .connections
             .iter_mut()
-            .find(|connection| IpAddr::V4(connection.inner) == destination)
+            .find(|connection| IpAddr::V4(connection.inner) == destination && connection.open)
             .ok_or(Dropped::NoRoute)?;
         connection.packet(now, packet, &mut out.net)
     }
