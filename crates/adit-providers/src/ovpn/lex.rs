@@ -2,7 +2,6 @@
 
 use zeroize::Zeroizing;
 
-use crate::wgquick::censored;
 use crate::{Place, Problem};
 
 const PARSE: &str = "ovpn.config.parse";
@@ -75,6 +74,12 @@ impl Directive {
     }
 }
 
+/// A line for messages: without what could be a key, and without what a terminal would obey.
+pub(super) fn censored(raw: &str) -> String {
+    let raw = crate::wgquick::censored(raw);
+    raw.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// What a text holds.
 #[derive(Debug, Default)]
 pub(super) struct Lexed {
@@ -135,7 +140,7 @@ pub(super) fn lex(text: &str, first: usize, file: Option<&str>) -> Lexed {
         } else if let Some(rest) = name.text.strip_prefix("--") {
             name.text = rest.to_owned();
         }
-        let (text, file) = (censored(raw).into_owned(), file.map(str::to_owned));
+        let (text, file) = (censored(raw), file.map(str::to_owned));
         lexed.directives.push(Directive { name, args, block, line: number, text, file });
     }
     lexed
@@ -247,7 +252,7 @@ impl Line<'_> {
     }
 
     fn place(&self, column: usize, length: usize) -> Place {
-        Place { line: self.number, column, length, text: censored(self.raw).into_owned() }
+        Place { line: self.number, column, length, text: censored(self.raw) }
     }
 
     fn wrong(&mut self, token: &Token, class: &'static str, summary: String, fix: &str) {
@@ -256,6 +261,13 @@ impl Line<'_> {
     }
 
     fn odd(&mut self, column: usize, summary: &str, fix: &str) {
+        // Once in a line is enough.
+        let said = |last: &Problem| {
+            last.summary == summary && last.place.as_ref().is_some_and(|place| place.line == self.number)
+        };
+        if self.lexed.warnings.last().is_some_and(said) {
+            return;
+        }
         let problem = Problem::new(ODD, summary).fix(fix).at(self.place(column, 1));
         self.lexed.warnings.push(Problem { file: self.file.map(str::to_owned), ..problem });
     }
@@ -342,6 +354,13 @@ mod tests {
         assert_eq!(lexed.directives[1].arg(0), Some("a b"));
         let classes: Vec<_> = lexed.warnings.iter().map(|warning| warning.class).collect();
         assert_eq!(classes, [ODD, ODD, ODD]);
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_repeated() {
+        let lexed = lex("x \u{1b}[2J \"y", 1, None);
+        let place = lexed.problems[0].place.clone().unwrap();
+        assert_eq!(place.text, "x \u{fffd}[2J \"y");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) struct Login {
     /// `setenv CLIENT_CERT 0`: the server wants no certificate.
     pub(super) no_certificate: bool,
     pub(super) friendly: Option<String>,
+    /// `setenv GENERIC_CONFIG`: a profile of Access Server for all of its users.
+    pub(super) generic: bool,
 }
 
 /// The two lines of a file for `auth-user-pass`; the second may be missing.
@@ -180,7 +182,8 @@ impl Login {
     fn setenv(&mut self, at: &Directive, reading: &mut Reading<'_>) {
         let (name, value) = (at.arg(0).unwrap_or(""), at.arg(1).unwrap_or(""));
         match name {
-            "opt" | "FORWARD_COMPATIBLE" | "GENERIC_CONFIG" => {}
+            "opt" | "FORWARD_COMPATIBLE" => {}
+            "GENERIC_CONFIG" => self.generic = true,
             "CLIENT_CERT" => self.no_certificate = value == "0",
             "PUSH_PEER_INFO" => self.push_peer_info = true,
             "FRIENDLY_NAME" => self.friendly = Some(shown(value)),

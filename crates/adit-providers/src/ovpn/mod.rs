@@ -8,8 +8,10 @@ mod answers;
 mod config;
 mod data;
 mod der;
+mod explain;
 mod identity;
 mod keys;
+mod kind;
 mod lex;
 mod login;
 mod net;
@@ -24,6 +26,7 @@ mod text;
 mod tls;
 mod totp;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use adit_openvpn::{Challenge, Cipher, Compression, Remote};
@@ -34,6 +37,8 @@ use crate::{Problem, Problems};
 
 pub use answers::Answers;
 pub use config::Supplied;
+pub use explain::Fact;
+pub use kind::ServerKind;
 pub use login::UserPass;
 pub use read::{Files, NoFiles};
 pub use totp::Totp;
@@ -67,6 +72,7 @@ pub struct Ovpn {
     net: Net,
     login: Login,
     metadata: Vec<String>,
+    seen: BTreeSet<&'static str>,
 }
 
 impl Ovpn {
@@ -89,10 +95,20 @@ impl Ovpn {
                 || login.apply(at, &mut reading);
             debug_assert!(taken, "`{}` is in the table as used, and nobody uses it", spec.name);
         }
+        for at in std::mem::take(&mut servers.shared) {
+            data.apply(&at, &mut reading);
+        }
         if directives.is_empty() && reading.problems.is_empty() {
             reading.problems.push(
                 Problem::new("ovpn.config.missing", "the profile is empty")
                     .fix("give the .ovpn file of your VPN"),
+            );
+        }
+        if login.generic && tls.key.is_none() && tls.pkcs12.is_none() {
+            reading.problems.push(
+                Problem::new("ovpn.config.unsupported", "this is a server-locked profile of Access Server")
+                    .seen("it has no certificate: OpenVPN Connect fetches one for each user over HTTPS, and adit does not")
+                    .fix("download a user-locked or an autologin profile from the server's web page"),
             );
         }
         tls.finish(login.no_certificate, login.wanted || login.federate, &mut reading);
@@ -100,7 +116,7 @@ impl Ovpn {
         let algorithm = data.algorithm();
         let remotes = servers.finish(algorithm, &mut reading);
         let addresses = net.addresses(&mut reading);
-        let Reading { mut problems, mut warnings, ignored, metadata, .. } = reading;
+        let Reading { mut problems, mut warnings, ignored, metadata, seen, .. } = reading;
         if !ignored.is_empty() {
             warnings.push(Problem {
                 evidence: ignored,
@@ -128,6 +144,7 @@ impl Ovpn {
             net,
             login,
             metadata,
+            seen,
         })
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Reading<'f> {
     /// Evidence of what is not carried out: `line 7: up …`.
     pub(super) ignored: Vec<String>,
     pub(super) metadata: Vec<String>,
+    /// The options that the profile has, used or not.
+    pub(super) seen: BTreeSet<&'static str>,
     ignorable: BTreeSet<String>,
     forward_compatible: bool,
     includes: usize,
@@ -74,6 +76,7 @@ impl<'f> Reading<'f> {
             warnings: Vec::new(),
             ignored: Vec::new(),
             metadata: Vec::new(),
+            seen: BTreeSet::new(),
             ignorable: BTreeSet::new(),
             forward_compatible: false,
             includes: 0,
@@ -167,6 +170,7 @@ impl<'f> Reading<'f> {
             self.unknown(&directive, optional);
             return None;
         };
+        self.seen.insert(spec.name);
         if directive.block.is_some() && !spec.inline {
             let fix = format!("write {} with a parameter", spec.name);
             self.wrong(&directive, None, &format!("<{}> is no block", spec.name), &fix);
@@ -334,7 +338,12 @@ impl<'f> Reading<'f> {
     }
 }
 
-/// A text for a message, not too long.
+/// A text for a message: not too long, and without what a terminal would obey.
 pub(super) fn shown(text: &str) -> String {
-    if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(79).chain(['…']).collect() }
+    let mut text: String =
+        text.chars().take(81).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().count() > 80 {
+        text = text.chars().take(79).chain(['…']).collect();
+    }
+    text
 }

@@ -67,6 +67,8 @@ pub(super) struct Servers {
     pub(super) float: bool,
     pub(super) retry: Retry,
     force: Option<Transport>,
+    /// Options of blocks that hold for all servers here, and are others' business.
+    pub(super) shared: Vec<Directive>,
 }
 
 impl Default for Servers {
@@ -81,6 +83,7 @@ impl Default for Servers {
             float: false,
             retry,
             force: None,
+            shared: Vec::new(),
         }
     }
 }
@@ -105,13 +108,13 @@ impl Servers {
             "remote-random" => self.random = true,
             "remote-random-hostname" => self.random_hostname = true,
             "proto-force" => self.force = proto(at, 0, reading).map(|proto| proto.transport),
-            _ => return self.shared(at, reading) || self.all.apply(at, reading),
+            _ => return self.global(at, reading) || self.all.apply(at, reading),
         }
         true
     }
 
     /// Options of `<connection>` that hold for all servers here.
-    fn shared(&mut self, at: &Directive, reading: &mut Reading<'_>) -> bool {
+    fn global(&mut self, at: &Directive, reading: &mut Reading<'_>) -> bool {
         match at.name.text.as_str() {
             "float" => self.float = true,
             "connect-retry" => {
@@ -169,7 +172,9 @@ impl Servers {
                         ..conn
                     };
                 }
-            } else if !spec.connection || !(self.shared(inner, reading) || conn.apply(inner, reading)) {
+            } else if matches!(name, "comp-lzo" | "compress" | "tun-mtu") {
+                self.shared.push(inner.clone());
+            } else if !spec.connection || !(self.global(inner, reading) || conn.apply(inner, reading)) {
                 reading.wrong(
                     inner,
                     None,
@@ -393,7 +398,10 @@ fn remote(at: &Directive, reading: &mut Reading<'_>) -> Option<Conn> {
         return None;
     }
     let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let fits = !host.is_empty() && host.len() <= 253 && !host.contains(['/', '@', ' ']);
+    let fits = !host.is_empty()
+        && host.len() <= 253
+        && !host.contains(['/', '@', ' '])
+        && !host.contains(char::is_control);
     // More than one colon is an IPv6 address; exactly one is a port that was joined to the name.
     if !fits || host.matches(':').count() == 1 {
         reading.wrong(

@@ -76,7 +76,7 @@ fn not_text(bytes: &[u8], valid: usize) -> Problem {
             line,
             column: head.chars().count() + 1,
             length: 1,
-            text: format!("{}\u{fffd}", crate::wgquick::censored(head)),
+            text: format!("{}\u{fffd}", super::lex::censored(head)),
         })
 }
 

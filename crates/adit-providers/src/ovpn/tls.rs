@@ -313,7 +313,8 @@ impl Tls {
 
     /// What is missing or does not fit, after everything was read.
     pub(super) fn finish(&self, no_certificate: bool, password: bool, reading: &mut Reading<'_>) {
-        if self.broken {
+        // What else is wrong may be the reason for what is missing.
+        if self.broken || !reading.problems.is_empty() {
             return;
         }
         let missing = |what: &str, fix: &str| Problem::new("ovpn.config.missing", what).fix(fix);
