@@ -46,6 +46,13 @@ pub enum Cause {
     HttpProxy(String),
     /// A SOCKS proxy does not let us through.
     SocksProxy(String),
+    /// A proxy refuses its user or password.
+    ProxyLogin {
+        /// It is an HTTP proxy.
+        http: bool,
+        /// Its words.
+        words: String,
+    },
     /// What answers does not speak OpenVPN.
     Protocol(String),
     /// TLS failed.
@@ -108,6 +115,7 @@ impl Cause {
         matches!(
             self,
             Self::Tls(_)
+                | Self::ProxyLogin { .. }
                 | Self::TooLong
                 | Self::AuthFailed(_)
                 | Self::AuthSession(_)
@@ -200,6 +208,7 @@ impl fmt::Display for Cause {
             }
             Self::HttpProxy(words) => write!(f, "the HTTP proxy does not let us through: {words}"),
             Self::SocksProxy(words) => write!(f, "the SOCKS proxy does not let us through: {words}"),
+            Self::ProxyLogin { words, .. } => write!(f, "the proxy refuses its user or password: {words}"),
             Self::Protocol(words) => write!(f, "what answers does not speak OpenVPN as expected: {words}"),
             Self::Tls(error) => match TrustError::of(error) {
                 Some(trust) => trust.fmt(f),
@@ -264,8 +273,8 @@ impl TunnelError for OpenVpnError {
             Cause::Unreachable(_) => "ovpn.udp.unreachable",
             Cause::Link(_) => "ovpn.link",
             Cause::WrapMismatch => "ovpn.tlsauth.mismatch",
-            Cause::HttpProxy(_) => "ovpn.http_proxy",
-            Cause::SocksProxy(_) => "ovpn.socks_proxy",
+            Cause::HttpProxy(_) | Cause::ProxyLogin { http: true, .. } => "ovpn.http_proxy",
+            Cause::SocksProxy(_) | Cause::ProxyLogin { http: false, .. } => "ovpn.socks_proxy",
             Cause::Protocol(_) => "ovpn.protocol",
             Cause::Tls(error) => Cause::tls_class(error),
             Cause::TlsTimeout(_) => "ovpn.tls.timeout",

@@ -12,6 +12,7 @@ mod error;
 pub mod km;
 pub mod mac;
 pub mod message;
+mod proxy;
 pub mod push;
 mod random;
 pub mod reliable;

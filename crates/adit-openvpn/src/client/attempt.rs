@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_tunnel::{LinkId, NetQueue};
 
+use crate::proxy::Proxy;
 use crate::push::Pull;
 use crate::session::Session;
 
@@ -33,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) released: Option<Instant>,
     /// ICMP messages that came for it.
     pub(crate) unreachable: u32,
+    /// The conversation with a proxy on the way.
+    pub(crate) proxy: Option<Box<Proxy>>,
     pub(crate) step: Step,
 }
 
@@ -41,6 +44,8 @@ pub(crate) struct Attempt {
 pub(crate) enum Step {
     /// The link is being opened.
     Opening,
+    /// A proxy is being asked.
+    Proxy,
     /// The link is open, and a session on it.
     Session(Box<Session>, Box<Wait>),
 }
@@ -99,14 +104,14 @@ impl Attempt {
     pub(crate) fn session(&self) -> Option<&Session> {
         match &self.step {
             Step::Session(session, _) => Some(session),
-            Step::Opening => None,
+            Step::Opening | Step::Proxy => None,
         }
     }
 
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         match &mut self.step {
             Step::Session(session, _) => Some(session),
-            Step::Opening => None,
+            Step::Opening | Step::Proxy => None,
         }
     }
 
@@ -133,7 +138,7 @@ impl Attempt {
             .then_some((self.started + PATIENCE, "report a silent server"));
         let (session, wait) = match &self.step {
             Step::Session(session, wait) => (session.poll_timeout(), Some(wait)),
-            Step::Opening => (None, None),
+            Step::Opening | Step::Proxy => (None, None),
         };
         let request = wait.and_then(|wait| wait.request).map(|at| (at, "ask for the configuration"));
         let end = wait.filter(|wait| wait.request.is_some()).map(|wait| (wait.deadline, "the configuration"));

@@ -17,9 +17,10 @@ use crate::data::{Channel, Shape, Suite};
 use crate::error::Cause;
 use crate::km::{Lengths, options_string, peer_info, proto};
 use crate::message::{Advance, AuthFailure, Info, Message, challenge_response};
+use crate::proxy::{self, Proxy, Step as ProxyStep};
 use crate::push::{Progress, Pull, PushError, Pushed};
 use crate::session::{Carrier, Introduction, Negotiated, Parts, Report, Session};
-use crate::{Algorithm, Cipher, Transport, Wrap};
+use crate::{Algorithm, Cipher, Remote, Transport, Via, Wrap};
 
 /// What is announced: all that works.
 const PROTO: u32 = proto::DATA_V2
@@ -85,11 +86,16 @@ impl OpenVpn {
             return;
         }
         let Some(remote) = self.config.remotes.get(line.remote()) else { return };
-        let mut name = remote.host.clone();
+        if let Some(cause) = impossible(remote) {
+            let ending = Ending { next: Next::Remote, ..Ending::of(cause) };
+            return self.line_failed(now, at, ending, Vec::new());
+        }
+        // A proxy resolves the server's name itself.
+        let mut name = remote.via.as_ref().map_or(&remote.host, proxy::address).clone();
         if let Some(address) = literal(&name) {
             return self.resolved(now, &name, &[address], Some(at));
         }
-        if remote.random_hostname {
+        if remote.random_hostname && remote.via.is_none() {
             name.host = format!("{:012x}.{}", self.random.next() >> 16, name.host);
         }
         line.state = State::Resolving(name.clone());
@@ -111,7 +117,9 @@ impl OpenVpn {
                 continue;
             }
             let Some(remote) = self.config.remotes.get(line.remote()) else { continue };
-            line.resolved(found.iter().copied().filter(|address| fits(remote, address)));
+            line.resolved(
+                found.iter().copied().filter(|address| remote.via.is_some() || fits(remote, address)),
+            );
             line.state = State::Waiting(now);
             if line.address().is_none() {
                 let cause = if found.is_empty() { Cause::Dns } else { Cause::Family };
@@ -125,31 +133,77 @@ impl OpenVpn {
     /// Opens a link to a server.
     pub(super) fn call(&mut self, now: Instant, remote: usize, server: SocketAddr) -> Option<Attempt> {
         let config = self.config.remotes.get(remote)?;
-        let link = LinkId(self.next_link);
-        self.next_link = self.next_link.wrapping_add(1);
         let spec = match config.transport {
             // A port that the connection beside holds cannot be had twice.
             Transport::Udp => LinkSpec::Udp { port: config.local_port.filter(|_| self.up.is_none()) },
             Transport::Tcp => LinkSpec::Tcp { to: server },
         };
-        self.events.push_back(Event::OpenLink(link, spec));
+        let random = self.random.next();
+        let proxy = config.via.as_ref().map(|via| Box::new(Proxy::new(via, &config.host, random)));
+        let connect_timeout = config.connect_timeout;
+        let link = self.open_link(spec);
         tracing::debug!(%server, "calling");
         Some(Attempt {
             link,
             server,
             remote,
             started: now,
-            deadline: now + config.connect_timeout,
+            deadline: now + connect_timeout,
             reported: false,
             beside: self.up.is_some(),
             released: None,
             unreachable: 0,
+            proxy,
             step: Step::Opening,
         })
     }
 
-    /// The link of an attempt is open: the session begins.
+    fn open_link(&mut self, spec: LinkSpec) -> LinkId {
+        let link = LinkId(self.next_link);
+        self.next_link = self.next_link.wrapping_add(1);
+        self.events.push_back(Event::OpenLink(link, spec));
+        link
+    }
+
+    /// The link of an attempt is open: a proxy is asked, or the session begins.
     pub(super) fn opened(&mut self, now: Instant, attempt: &mut Attempt, out: &mut Outbox) {
+        match &mut attempt.proxy {
+            Some(proxy) => {
+                let request = proxy.begin();
+                attempt.step = Step::Proxy;
+                send_raw(attempt.link, &request, out);
+            }
+            None => self.begin_session(now, attempt, out),
+        }
+    }
+
+    /// Takes what a proxy says. Returns how many of the bytes are not the server's, and how the attempt ended.
+    pub(super) fn proxy_says(
+        &mut self,
+        now: Instant,
+        attempt: &mut Attempt,
+        data: &[u8],
+        out: &mut Outbox,
+    ) -> (usize, Option<Ending>) {
+        let Some(proxy) = &mut attempt.proxy else { return (0, None) };
+        match proxy.push(data) {
+            Ok(ProxyStep::Wait) => {}
+            Ok(ProxyStep::Send(bytes)) => send_raw(attempt.link, &bytes, out),
+            Ok(ProxyStep::Done(used)) => {
+                self.begin_session(now, attempt, out);
+                return (used, None);
+            }
+            Ok(ProxyStep::Reconnect) => {
+                self.events.push_back(Event::CloseLink(attempt.link));
+                attempt.link = self.open_link(LinkSpec::Tcp { to: attempt.server });
+                attempt.step = Step::Opening;
+            }
+            Err(cause) => return (data.len(), Some(Ending::of(cause))),
+        }
+        (data.len(), None)
+    }
+
+    fn begin_session(&mut self, now: Instant, attempt: &mut Attempt, out: &mut Outbox) {
         let Some(remote) = self.config.remotes.get(attempt.remote) else { return };
         let login = self.wallet.login();
         let parts = Parts {
@@ -506,7 +560,7 @@ impl OpenVpn {
             seen.push(format!("no link to {} after {time} s", attempt.server));
         }
         if let Some(remote) = self.config.remotes.get(attempt.remote)
-            && !attempt.is_answered()
+            && attempt.session().is_some_and(|session| session.heard().is_none())
         {
             seen.push(match &remote.wrap {
                 Wrap::None => "the control channel is not protected: the server must have neither tls-auth nor tls-crypt",
@@ -520,6 +574,9 @@ impl OpenVpn {
 
     /// Why a server that has not answered has not.
     pub(super) fn silence(&self, attempt: &Attempt) -> Cause {
+        if let (Step::Proxy, Some(proxy)) = (&attempt.step, &attempt.proxy) {
+            return proxy.closed("it does not answer");
+        }
         match attempt.session() {
             Some(session) if session.seen().unauthentic > 0 => Cause::WrapMismatch,
             Some(session) if session.seen().malformed > 0 => {
@@ -595,6 +652,27 @@ impl OpenVpn {
                 session.transmit(now, &mut out.net);
             }
         }
+    }
+}
+
+/// A server that the profile's way does not lead to.
+fn impossible(remote: &Remote) -> Option<Cause> {
+    match (&remote.via, remote.transport) {
+        (Some(Via::Http { .. }), Transport::Udp) => {
+            Some(Cause::HttpProxy("it carries TCP alone, and the server is called over UDP".to_owned()))
+        }
+        (Some(Via::Socks { .. }), Transport::Udp) => {
+            Some(Cause::SocksProxy("UDP through SOCKS is not supported; use a `remote` with tcp".to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// Sends bytes that are no packet. What is not taken leaves the attempt to its deadline.
+fn send_raw(link: LinkId, bytes: &[u8], out: &mut Outbox) {
+    if let Some(mut slot) = out.net.reserve(link, None, bytes.len()) {
+        slot.copy_from_slice(bytes);
+        slot.commit(bytes.len());
     }
 }
 

@@ -39,6 +39,16 @@ impl OpenVpn {
         self.lines.iter().position(|line| is(&line.state)).map(Place::Line)
     }
 
+    fn attempt(&self, place: Place) -> Option<&Attempt> {
+        match place {
+            Place::Spare => self.spare.as_deref(),
+            Place::Line(at) => match &self.lines.get(at)?.state {
+                State::Trying(attempt) => Some(attempt),
+                _ => None,
+            },
+        }
+    }
+
     fn take(&mut self, place: Place) -> Option<Box<Attempt>> {
         match place {
             Place::Spare => self.spare.take(),
@@ -274,6 +284,17 @@ impl OpenVpn {
         data: &mut [u8],
         out: &mut Outbox,
     ) -> Result<(), Dropped> {
+        let mut data = data;
+        if let Some(place) = self.place(link) {
+            let used = self.with_attempt(now, place, |this, attempt| match attempt.step {
+                Step::Proxy => this.proxy_says(now, attempt, data, out),
+                _ => (0, None),
+            });
+            data = data.split_at_mut_checked(used.unwrap_or_default()).map_or(&mut [], |(_, rest)| rest);
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
         let mut framer = self.framers.remove(&link).unwrap_or_default();
         let mut outcome = Ok(());
         let framed = framer.push(data, |packet| {
@@ -305,13 +326,17 @@ impl OpenVpn {
 
     fn closed(&mut self, now: Instant, link: LinkId, error: Option<std::io::ErrorKind>) {
         use std::io::ErrorKind;
-        let answered = match self.place(link) {
-            Some(Place::Line(at)) => match self.lines.get(at).map(|line| &line.state) {
-                Some(State::Trying(attempt)) => attempt.is_answered() || attempt.session().is_none(),
-                _ => true,
-            },
-            _ => true,
-        };
+        let attempt = self.place(link).and_then(|place| self.attempt(place));
+        if let Some(Attempt { step: Step::Proxy | Step::Opening, proxy: Some(proxy), .. }) = attempt {
+            let words = match error {
+                Some(ErrorKind::ConnectionRefused) => "nothing listens on its port".to_owned(),
+                Some(kind) => kind.to_string(),
+                None => "it closed the connection without an answer".to_owned(),
+            };
+            let cause = proxy.closed(&words);
+            return self.link_ended(now, link, cause);
+        }
+        let answered = attempt.is_none_or(|attempt| attempt.is_answered() || attempt.session().is_none());
         let cause = match error {
             Some(ErrorKind::ConnectionRefused) => Cause::Refused,
             Some(ErrorKind::TimedOut) => Cause::ConnectTimeout,
