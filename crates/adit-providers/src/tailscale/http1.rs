@@ -34,9 +34,6 @@ pub(super) async fn exchange(
     stream.flush().await?;
     let mut received = Vec::new();
     loop {
-        if stream.read_buf(&mut received).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         if let Some((head, length)) = parse(&received)? {
             let rest = received.split_off(length);
             // An interim answer is followed by the real one.
@@ -48,6 +45,9 @@ pub(super) async fn exchange(
         }
         if received.len() > HEAD_LIMIT {
             return Err(invalid("the head of the answer is too large"));
+        }
+        if stream.read_buf(&mut received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }

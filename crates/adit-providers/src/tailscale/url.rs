@@ -120,15 +120,15 @@ impl Proxies {
                 .iter()
                 .find_map(|name| variable(name).filter(|value| !value.trim().is_empty()))
         };
-        let proxy = |name: &'static str| match get(name).or_else(|| get("ALL_PROXY")) {
-            Some(text) => self::proxy(&text).map(Some).ok_or_else(|| unusable(name)),
+        let chosen = |name: &'static str| match get(name).or_else(|| get("ALL_PROXY")) {
+            Some(text) => proxy(&text).map(Some).ok_or_else(|| unusable(name)),
             None => Ok(None),
         };
         let none = get("NO_PROXY").unwrap_or_default();
         let none = none.split(',').map(|host| host.trim().to_ascii_lowercase());
         Ok(Self {
-            https: proxy("HTTPS_PROXY")?,
-            http: proxy("HTTP_PROXY")?,
+            https: chosen("HTTPS_PROXY")?,
+            http: chosen("HTTP_PROXY")?,
             none: none.filter(|host| !host.is_empty()).collect(),
         })
     }

@@ -55,23 +55,30 @@ impl Connector {
     ///
     /// The server is not reached, or is not what it should be (`ts.control.*`, `ts.captive`, `ts.clock`).
     pub async fn connect(&mut self, machine: &SecretKey) -> Result<Control, ControlError> {
-        let known = match self.server {
-            Some(known) => known,
-            None => self.fetch().await?,
+        let Some(known) = self.server else {
+            let fetched = self.fetch().await?;
+            let result = self.handshake(machine, fetched).await;
+            if result.is_ok() {
+                self.server = Some(fetched);
+            }
+            return result;
         };
         match self.handshake(machine, known).await {
-            // A server that was set up anew has another key.
+            // A server that was set up anew has another key, and cannot say so.
             Err(error) if error.class() == "ts.control.key" => {
-                self.server = None;
                 let fetched = self.fetch().await?;
-                if fetched == known { Err(error) } else { self.handshake(machine, fetched).await }
+                if fetched == known {
+                    return Err(error);
+                }
+                self.server = Some(fetched);
+                self.handshake(machine, fetched).await
             }
             result => result,
         }
     }
 
     /// Fetches the server's key, on which everything else depends.
-    async fn fetch(&mut self) -> Result<MachineKey, ControlError> {
+    async fn fetch(&self) -> Result<MachineKey, ControlError> {
         let reach = &self.reach;
         let mut stream = dial(&reach.control, &reach.proxies, &reach.tls).await?;
         let request = format!(
@@ -88,9 +95,7 @@ impl Connector {
             ControlError::later("ts.control.protocol", format!("{} does not give its key", reach.control))
                 .seen(error.to_string())
         })?;
-        let key = server_key(reach, &head, &body)?;
-        self.server = Some(key);
-        Ok(key)
+        server_key(reach, &head, &body)
     }
 
     async fn handshake(&self, machine: &SecretKey, server: MachineKey) -> Result<Control, ControlError> {
@@ -210,13 +215,13 @@ async fn secure(
         if received.len() > ANSWER_LIMIT {
             return Err(noise(reach, &HandshakeError::Malformed));
         }
-        match stream.read_buf(&mut received).await {
-            Ok(0) => return Err(version(reach, "the connection ended in the handshake".to_owned())),
-            Ok(_) => {}
-            Err(error) => {
-                return Err(version(reach, format!("the connection ended in the handshake: {error}")));
-            }
-        }
+        let ended = match stream.read_buf(&mut received).await {
+            Ok(0) => "the connection was closed".to_owned(),
+            Ok(_) => continue,
+            Err(error) => error.to_string(),
+        };
+        // A server that cannot read our first message has another key than the one we wrote it for.
+        return Err(noise(reach, &HandshakeError::NotAuthentic).seen(ended));
     };
     let rest = received.split_off(length);
     initiator.finish(&received, &rest, stream).map_err(|error| noise(reach, &error))
