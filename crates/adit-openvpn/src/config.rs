@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use zeroize::Zeroizing;
 
 /// Everything that the client needs to know. Option names in the descriptions are those of the manual of OpenVPN 2.6.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The servers in the order in which they are tried; never empty.
     pub remotes: Vec<Remote>,
@@ -403,7 +403,7 @@ pub enum TlsVersion {
 }
 
 /// The TLS side of a client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TlsConfig {
     /// Whom to believe.
     pub trust: Trust,

@@ -35,6 +35,8 @@ pub struct Plan {
     pub provider: Option<String>,
     /// Our own public key or name, for the report and for advice.
     pub identity: Option<String>,
+    /// Whether questions of the far end find an answer without a person. Where not, one ends the run.
+    pub answered: bool,
     /// The networks of this machine that the tunnel's routes must not cover.
     pub local_networks: Vec<Prefix>,
     /// Whether such an overlap ends the run (a TUN device) or is a warning (everything else).
@@ -63,6 +65,7 @@ impl Plan {
             profile: None,
             provider: None,
             identity: None,
+            answered: true,
             local_networks: Vec::new(),
             overlap_fails: false,
             before: Vec::new(),

@@ -27,6 +27,8 @@ pub(crate) struct Provider {
     pub(crate) mtu: &'static str,
     /// Somebody must sign in or approve.
     pub(crate) pending: &'static str,
+    /// Somebody must answer a question.
+    pub(crate) challenge: &'static str,
 }
 
 const WIREGUARD: Provider = Provider {
@@ -42,6 +44,7 @@ const WIREGUARD: Provider = Provider {
     no_dns: "dns.no_server",
     mtu: "wg.mtu",
     pending: "tunnel.down",
+    challenge: "tunnel.down",
 };
 
 const OPENVPN: Provider = Provider {
@@ -57,6 +60,7 @@ const OPENVPN: Provider = Provider {
     no_dns: "ovpn.dns.none",
     mtu: "ovpn.mtu",
     pending: "ovpn.auth.pending",
+    challenge: "ovpn.auth.challenge",
 };
 
 const TAILSCALE: Provider = Provider {
@@ -72,6 +76,7 @@ const TAILSCALE: Provider = Provider {
     no_dns: "ts.dns.magic",
     mtu: "ts.mtu",
     pending: "ts.login.timeout",
+    challenge: "tunnel.down",
 };
 
 const OTHER: Provider = Provider {
@@ -87,6 +92,7 @@ const OTHER: Provider = Provider {
     no_dns: "dns.no_server",
     mtu: "wg.mtu",
     pending: "tunnel.down",
+    challenge: "tunnel.down",
 };
 
 impl Provider {
@@ -121,6 +127,7 @@ mod tests {
                 provider.no_dns,
                 provider.mtu,
                 provider.pending,
+                provider.challenge,
             ] {
                 assert!(catalogue::find(class).is_some(), "{class}");
             }

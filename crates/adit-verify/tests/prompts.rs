@@ -24,7 +24,12 @@ fn waiting() -> ScriptedNetwork {
 }
 
 async fn run(network: &ScriptedNetwork) -> (Report, Vec<Event>) {
+    run_with(network, true).await
+}
+
+async fn run_with(network: &ScriptedNetwork, answered: bool) -> (Report, Vec<Event>) {
     let plan = Plan {
+        answered,
         provider: Some("openvpn".to_owned()),
         timeout: Duration::from_secs(40),
         ..Plan::new(Vec::new(), "2026-11-23T08:00:00Z")
@@ -70,4 +75,26 @@ async fn nobody_who_signs_in_is_a_failure_of_its_own_with_the_page() {
     assert!(failure.evidence.iter().any(|seen| seen.contains(URL)), "{failure:?}");
     assert!(began.elapsed() > Duration::from_secs(39), "the whole time is used");
     assert_eq!(asked(&events), 1, "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_without_anybody_to_answer_ends_the_run_at_once() {
+    for phase in [Phase::Starting, Phase::Connecting] {
+        let network = waiting();
+        network.set_status(|status| {
+            status.phase = phase;
+            status.prompt = Some(Prompt::Answer { id: 1, text: "Your PIN".to_owned(), echo: false });
+        });
+        let began = Instant::now();
+        let (report, _) = run_with(&network, false).await;
+        let failure = report.failure.unwrap();
+        assert_eq!(
+            (failure.class.as_str(), failure.exit),
+            ("ovpn.auth.challenge", Exit::AuthorisationPending)
+        );
+        assert!(failure.summary.contains("Your PIN"), "{failure:?}");
+        assert!(began.elapsed() < Duration::from_secs(1));
+        let (report, _) = run_with(&network, true).await;
+        assert_ne!(report.failure.unwrap().class, "ovpn.auth.challenge", "somebody answers, and takes long");
+    }
 }

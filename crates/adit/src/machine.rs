@@ -16,6 +16,19 @@ pub(crate) fn networks() -> Vec<Prefix> {
     networks
 }
 
+/// The name servers that this machine asks, resolv.conf(5).
+pub(crate) fn resolvers() -> Vec<Prefix> {
+    parse_resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+}
+
+fn parse_resolvers(text: &str) -> Vec<Prefix> {
+    let server = |line: &str| {
+        let address = line.trim().strip_prefix("nameserver")?.split_whitespace().next()?;
+        address.split('%').next()?.parse().ok().map(Prefix::host)
+    };
+    text.lines().filter_map(server).collect()
+}
+
 /// The on-link networks in an IPv4 route table, proc(5) `/proc/net/route`: those without gateway.
 fn parse_routes(table: &str) -> Vec<Prefix> {
     let address = |hex: &str| Some(Ipv4Addr::from(u32::from_str_radix(hex, 16).ok()?.to_ne_bytes()));
@@ -67,6 +80,14 @@ mod tests {
 
     fn hex(address: [u8; 4]) -> String {
         format!("{:08X}", u32::from_ne_bytes(address))
+    }
+
+    #[test]
+    fn the_name_servers_of_this_machine_are_read() {
+        let text =
+            "# nameserver 192.0.2.9\nnameserver 192.0.2.1\nnameserver\tfe80::1%eth0\nsearch corp.example\n";
+        let servers: Vec<Prefix> = ["192.0.2.1/32", "fe80::1/128"].map(|text| text.parse().unwrap()).into();
+        assert_eq!(parse_resolvers(text), servers);
     }
 
     #[test]

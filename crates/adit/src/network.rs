@@ -98,6 +98,8 @@ impl Network {
             timeout: VERIFY,
             ca_file: None,
             provider: self.provider.clone(),
+            answered: self.session.as_ref().is_none_or(Session::answered),
+            handshake: self.session.as_ref().and_then(Session::patience),
             owned: self.session.is_some(),
             identity: self.session.as_ref().and_then(|session| session.identity()).map(str::to_owned),
         };

@@ -1,6 +1,7 @@
 //! From flags, environment and files to what a session is started with.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_intercept::hygiene;
@@ -9,8 +10,10 @@ use adit_providers::Reader;
 use crate::Failure;
 #[cfg(feature = "cli")]
 use crate::cli::{ConnectArgs, Context};
-use crate::config::{self, Failures, Mode, Origin, Overrides, Place, Setting, Settings};
-use crate::session::TunnelConfig;
+use crate::config::{
+    self, Failures, Mode, OpenVpnProfile, Origin, Overrides, Place, ProviderFile, Setting, Settings,
+};
+use crate::session::{OpenVpnConfig, TunnelConfig};
 
 /// Everything that a session is started with, checked.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Profile {
         Self::guarded(settings).map_err(|failures| context.ui.all_but_last(failures))
     }
 
-    /// The profile of a file: a wg-quick file, or the default profile of an `adit.toml`. From here on the process
+    /// The profile of a file: a wg-quick file, an `.ovpn` file, or the default profile of an `adit.toml`. From here on the process
     /// holds keys and cannot be dumped.
     ///
     /// # Errors
@@ -84,15 +87,22 @@ impl Profile {
         Self::of(settings, reader)
     }
 
-    /// Reads the secrets and the wg-quick file that settings name.
+    /// Reads the secrets and the provider's file that settings name.
     ///
     /// # Errors
     /// Everything that is wrong with them.
     pub fn of(settings: Settings, reader: Reader) -> Result<Self, Failures> {
-        let (file, warnings) = settings.wg_quick(reader)?;
+        let (file, warnings) = settings.provider_file(reader)?;
+        let tunnel = match file {
+            ProviderFile::WgQuick(file) => file.tunnel_config(None).into(),
+            ProviderFile::OpenVpn(file) => {
+                let OpenVpnProfile { config, answers, .. } = *file;
+                TunnelConfig::OpenVpn(Box::new(OpenVpnConfig { client: config, answers: Arc::new(answers) }))
+            }
+        };
         Ok(Self {
             name: settings.profile.value.clone(),
-            tunnel: file.tunnel_config(None).into(),
+            tunnel,
             targets: settings.targets.value.clone(),
             timeout: settings.timeout.value,
             mode: settings.mode.value,

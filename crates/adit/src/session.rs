@@ -5,38 +5,36 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use adit_openvpn::OpenVpn;
 use adit_path::{Engine, EngineOptions, Network, Phase, Status};
-use adit_tunnel::Tunnel;
+use adit_providers::ovpn::Answers;
+use adit_tunnel::{Prompt, Tunnel};
 use adit_verify::Stage;
 use adit_wireguard::{ClockCheck, WireGuard};
 
+use crate::config::Provider;
 use crate::failure::Words;
-use crate::{Failure, failure};
+use crate::{Failure, failure, machine};
 
 /// Seconds from 1970 to 2026-11-01: no clock that is right shows an earlier time to this program.
 const NOT_BEFORE: u64 = 1_793_491_200;
-
-/// A protocol that joins a private network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// WireGuard.
-    WireGuard,
-}
-
-impl Provider {
-    /// The word for it in configurations and reports.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::WireGuard => "wireguard",
-        }
-    }
-}
 
 /// What a tunnel is started with.
 #[derive(Clone, Debug)]
 pub enum TunnelConfig {
     /// A WireGuard interface.
     WireGuard(adit_wireguard::Config),
+    /// An OpenVPN client.
+    OpenVpn(Box<OpenVpnConfig>),
+}
+
+/// An OpenVPN client and who answers for it.
+#[derive(Clone, Debug)]
+pub struct OpenVpnConfig {
+    /// The client.
+    pub client: adit_openvpn::Config,
+    /// Who answers the server's questions.
+    pub answers: Arc<Answers>,
 }
 
 impl TunnelConfig {
@@ -44,6 +42,7 @@ impl TunnelConfig {
     pub fn provider(&self) -> Provider {
         match self {
             Self::WireGuard(_) => Provider::WireGuard,
+            Self::OpenVpn(_) => Provider::OpenVpn,
         }
     }
 }
@@ -65,11 +64,20 @@ impl<T: Tunnel + 'static> Running for Engine<T> {
     }
 }
 
+/// How long one server of a profile may take to be tried.
+const CALL: Duration = Duration::from_secs(10);
+/// How long the handshake may take, however many servers there are.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A tunnel of this process. Dropping it ends it.
 pub struct Session {
     engine: Arc<dyn Running>,
     provider: Provider,
     identity: Option<String>,
+    /// Whether the far end's questions find an answer without a person.
+    answered: bool,
+    /// How long the handshake may take, where it is longer than usual.
+    patience: Option<Duration>,
 }
 
 impl fmt::Debug for Session {
@@ -101,7 +109,24 @@ impl Session {
                 let public_key = tunnel.public_key().to_string();
                 Self::of(tunnel, provider, Some(public_key), options)
             }
+            TunnelConfig::OpenVpn(config) => Self::openvpn(*config, seed, options),
         }
+    }
+
+    fn openvpn(config: OpenVpnConfig, seed: u64, options: EngineOptions) -> Result<Self, Failure> {
+        let OpenVpnConfig { mut client, answers } = config;
+        client.protected.extend(machine::networks());
+        client.protected.extend(machine::resolvers());
+        let calls = u32::try_from(client.remotes.len()).unwrap_or(u32::MAX);
+        let patience = CALL.saturating_mul(calls).clamp(CALL * 2, MAX_PATIENCE);
+        let tunnel = OpenVpn::new(client, seed, Instant::now())
+            .map_err(|error| failure::of("ovpn.config.unsupported", error.to_string()))?;
+        let engine = Arc::new(Engine::start(tunnel, options).map_err(|error| unstarted(&error))?);
+        let answered = !matches!(*answers, Answers::Nobody);
+        if answered {
+            answer(&engine, answers).map_err(|error| unstarted(&error))?;
+        }
+        Ok(Self { engine, provider: Provider::OpenVpn, identity: None, answered, patience: Some(patience) })
     }
 
     /// Runs a tunnel that has been made. `identity` is what the far end must know of us.
@@ -112,7 +137,7 @@ impl Session {
         options: EngineOptions,
     ) -> Result<Self, Failure> {
         let engine = Engine::start(tunnel, options).map_err(|error| unstarted(&error))?;
-        Ok(Self { engine: Arc::new(engine), provider, identity })
+        Ok(Self { engine: Arc::new(engine), provider, identity, answered: true, patience: None })
     }
 
     /// The network.
@@ -126,7 +151,10 @@ impl Session {
     /// What the tunnel says about why they do not, when it has given up or the time is over.
     pub async fn up(&self, timeout: Duration) -> Result<Status, Failure> {
         let mut status = self.engine.status();
-        let ended = |status: &Status| matches!(status.phase, Phase::Up | Phase::Failed | Phase::Closed);
+        let ended = |status: &Status| {
+            matches!(status.phase, Phase::Up | Phase::Failed | Phase::Closed)
+                || (!self.answered && matches!(status.prompt, Some(Prompt::Answer { .. })))
+        };
         let reached = match tokio::time::timeout(timeout, status.wait_for(ended)).await {
             Ok(Ok(status)) => Some(status.clone()),
             Ok(Err(_)) => return Err(failure::of("session.lost", "the tunnel ended")),
@@ -135,6 +163,9 @@ impl Session {
         let status = reached.unwrap_or_else(|| status.borrow().clone());
         if status.phase == Phase::Up {
             return Ok(status);
+        }
+        if let Some(prompt) = &status.prompt {
+            return Err(unanswered(prompt));
         }
         Err(match &status.fault {
             Some(fault) => Failure::of_fault(fault, Stage::Handshake, &Words::default()),
@@ -147,6 +178,16 @@ impl Session {
         self.provider
     }
 
+    /// Whether the far end's questions find an answer without a person.
+    pub fn answered(&self) -> bool {
+        self.answered
+    }
+
+    /// How long the handshake may take, where it is longer than usual.
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
+    }
+
     /// What the server must know of us, for advice: with WireGuard our public key in base64.
     pub fn identity(&self) -> Option<&str> {
         self.identity.as_deref()
@@ -156,6 +197,52 @@ impl Session {
     pub fn shutdown(&self) {
         self.engine.shutdown();
     }
+}
+
+/// The failure of a connection that waits for a person.
+fn unanswered(prompt: &Prompt) -> Failure {
+    match prompt {
+        Prompt::Open { url, .. } => Failure::of("ovpn.auth.pending", &Words::default().with("url", url))
+            .seen(format!("the server waits for a sign-in at {url}")),
+        Prompt::Answer { text, .. } => {
+            Failure::of("ovpn.auth.challenge", &Words::default().with("question", text))
+        }
+    }
+}
+
+/// Answers the questions of a tunnel for as long as it lives, on a thread of its own: a command may take its time.
+fn answer(engine: &Arc<Engine<OpenVpn>>, answers: Arc<Answers>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let mut status = engine.status();
+    let engine = Arc::downgrade(engine);
+    let asked = move || {
+        let mut last = None;
+        loop {
+            let new = |status: &Status| match &status.prompt {
+                Some(Prompt::Answer { id, .. }) => last != Some(*id),
+                _ => matches!(status.phase, Phase::Failed | Phase::Closed),
+            };
+            let prompt = match runtime.block_on(status.wait_for(new)) {
+                Ok(status) => status.prompt.clone(),
+                Err(_) => return,
+            };
+            let Some(Prompt::Answer { id, text, .. }) = prompt else { return };
+            last = Some(id);
+            let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            match answers.answer(&text, unix) {
+                Ok(Some(answer)) => {
+                    let Some(engine) = engine.upgrade() else { return };
+                    let command = adit_openvpn::Command::Answer { id, text: answer.as_str().to_owned() };
+                    if let Err(error) = engine.command(command) {
+                        tracing::warn!(%error, "an answer was not taken");
+                    }
+                }
+                Ok(None) => return,
+                Err(problem) => tracing::error!(%problem, "the server's question has no answer"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("adit-answers".to_owned()).spawn(asked).map(drop)
 }
 
 fn unstarted(error: &io::Error) -> Failure {

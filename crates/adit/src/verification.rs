@@ -35,6 +35,8 @@ impl Wanted {
             timeout: profile.timeout,
             ca_file: connect.ca_file.clone(),
             provider: session.provider().word().to_owned(),
+            answered: session.answered(),
+            handshake: session.patience(),
             owned: true,
             identity: session.identity().map(str::to_owned),
         }

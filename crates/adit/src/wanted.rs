@@ -20,6 +20,10 @@ pub(crate) struct Wanted {
     pub(crate) ca_file: Option<PathBuf>,
     /// The provider's word.
     pub(crate) provider: String,
+    /// Whether the server's questions find an answer without a person.
+    pub(crate) answered: bool,
+    /// How long the handshake may take, where it is longer than usual.
+    pub(crate) handshake: Option<Duration>,
     /// Whether this process owns the tunnel, and so has read the configuration itself.
     pub(crate) owned: bool,
     /// What the server must know of us, for advice.
@@ -47,6 +51,8 @@ impl Wanted {
             profile: Some(self.profile.clone()),
             provider: Some(self.provider.clone()),
             identity: self.identity.clone(),
+            answered: self.answered,
+            handshake: self.handshake,
             local_networks: machine::networks(),
             // A command that attaches has not seen these stages.
             before: if self.owned { before.to_vec() } else { Vec::new() },

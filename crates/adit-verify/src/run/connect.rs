@@ -48,6 +48,9 @@ impl Run<'_> {
         let until = Instant::now() + budget;
         loop {
             let now = status.borrow_and_update().clone();
+            if let Some(failure) = self.unanswered(&now) {
+                return Err(failure.into());
+            }
             let fault = now.fault.as_ref().filter(|fault| stage_of(fault) <= Stage::Reach);
             match now.phase {
                 Phase::Failed | Phase::Closed => return Err(self.ended(&now, Stage::Reach).into()),
@@ -94,6 +97,9 @@ impl Run<'_> {
                     asked = Some(url.clone());
                 }
             }
+            if let Some(failure) = self.unanswered(&now) {
+                return Err(failure.into());
+            }
             match now.phase {
                 Phase::Up => {
                     let mut passed = Passed::new(());
@@ -138,6 +144,16 @@ impl Run<'_> {
             qr: None,
             timeout_ms: timeout.map(ms),
         });
+    }
+
+    /// A question that nobody answers.
+    fn unanswered(&self, status: &Status) -> Option<Failure> {
+        match &status.prompt {
+            Some(Prompt::Answer { text, .. }) if !self.plan.answered => {
+                Some(Failure::of(self.own().challenge, &self.context().words.with("question", text)))
+            }
+            _ => None,
+        }
     }
 
     fn own(&self) -> &'static Provider {

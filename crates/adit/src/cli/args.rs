@@ -8,6 +8,7 @@ use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, StatusArgs, UpArgs, VerifyArgs};
+use crate::config::Provider;
 use crate::config::{Mode, duration};
 
 const STYLES: Styles = Styles::styled()
@@ -338,6 +339,15 @@ Examples:
   adit demo -- psql -h staging-db.internal -U demo staging
   adit demo -- curl http://api.internal/")]
 pub struct DemoArgs {
+    /// The protocol of the embedded network
+    #[arg(
+        long,
+        env = "ADIT_PROVIDER",
+        hide_env = true,
+        value_name = "PROVIDER",
+        default_value = "wireguard"
+    )]
+    pub provider: Provider,
     /// The program to run in the embedded network; psql, curl or a small client of adit's own without it
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<std::ffi::OsString>,

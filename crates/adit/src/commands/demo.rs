@@ -15,8 +15,9 @@ use adit_verify::{
 };
 
 use crate::cli::{Context, DemoArgs, DemoClientArgs};
+use crate::config::Provider;
 use crate::demo::{API_NAME, DATABASE_NAME, Embedded};
-use crate::session::{Provider, Session, runtime};
+use crate::session::{Session, runtime};
 use crate::{Exit, Failure, failure};
 
 /// How long the whole of connecting and verifying may take.
@@ -27,9 +28,10 @@ const QUERY: &str = "select count(*) from orders";
 /// Starts the embedded network, joins it, verifies it, and runs a program in it; returns the program's code.
 pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure> {
     let ui = context.ui.clone();
-    let embedded = Embedded::start(Provider::WireGuard)?;
+    let embedded = Embedded::start(args.provider)?;
     ui.note(&format!(
-        "A private network now runs in this process; its WireGuard server is at {}.",
+        "A private network now runs in this process; its {} server is at {}.",
+        name(args.provider),
         embedded.endpoint()
     ));
     ui.note("Behind it: DNS for internal, PostgreSQL at staging-db.internal:5432, HTTP at api.internal.\n");
@@ -57,7 +59,7 @@ pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure>
     session.shutdown();
     drop(embedded);
     let code = code?;
-    ui.note(&next(code));
+    ui.note(&next(args.provider, code));
     Ok(code)
 }
 
@@ -162,16 +164,24 @@ fn fall_back(
     Ok(Exit::Ok.code())
 }
 
+fn name(provider: Provider) -> &'static str {
+    match provider {
+        Provider::WireGuard => "WireGuard",
+        Provider::OpenVpn => "OpenVPN",
+    }
+}
+
 /// What to type next.
-fn next(code: u8) -> String {
+fn next(provider: Provider, code: u8) -> String {
     let ended = if code == 0 { String::new() } else { format!("\nThe program ended with {code}.") };
     format!(
         "{ended}
-That was a real WireGuard handshake, a network stack of our own, DNS inside the tunnel and a program that was not
+That was a real {} handshake, a network stack of our own, DNS inside the tunnel and a program that was not
 changed. Nothing is left behind. Next:
   adit demo -- bash                               look around in it yourself
-  adit exec --config lab.conf -- CMD…             the same with your own wg-quick file
-  adit doctor                                     what this machine allows"
+  adit exec --config lab.conf -- CMD…             the same with your own wg-quick file, or corp.ovpn
+  adit doctor                                     what this machine allows",
+        name(provider)
     )
 }
 

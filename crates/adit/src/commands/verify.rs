@@ -72,6 +72,8 @@ async fn wanted(context: &Context, connect: &ConnectArgs, client: &Client) -> Re
         targets: overrides.targets.map(|targets| targets.value).unwrap_or_default(),
         timeout: connect.timeout.unwrap_or(TIMEOUT),
         ca_file: connect.ca_file.clone(),
+        answered: true,
+        handshake: None,
         owned: false,
         identity: None,
     })

@@ -15,7 +15,9 @@ use crate::failure::{self, Failure};
 const HEAD_START: Duration = Duration::from_millis(1500);
 
 /// A kind of private network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "cli", value(rename_all = "lower"))]
 pub enum Provider {
     /// WireGuard: a wg-quick file.
     WireGuard,
@@ -23,12 +25,19 @@ pub enum Provider {
     OpenVpn,
 }
 
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Provider {
+    /// The word for it in configurations and reports.
+    pub fn word(self) -> &'static str {
+        match self {
             Self::WireGuard => "wireguard",
             Self::OpenVpn => "openvpn",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 

@@ -1,6 +1,7 @@
 //! An embedded private network: the server's end of a tunnel in this process, on a UDP port of this machine, with its
 //! own network stack and services behind it. What `adit demo` connects to.
 
+mod openvpn;
 mod wireguard;
 
 use std::fmt;
@@ -15,7 +16,8 @@ use adit_sim::services::{self, Database, Zone};
 use adit_tunnel::HostPort;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::session::{Provider, Session, TunnelConfig};
+use crate::config::Provider;
+use crate::session::{Session, TunnelConfig};
 use crate::{Failure, failure};
 
 /// The gateway, which is the DNS server too.
@@ -62,6 +64,10 @@ impl Embedded {
             Provider::WireGuard => {
                 let (server, member, endpoint) = wireguard::start()?;
                 (server, TunnelConfig::WireGuard(member), endpoint)
+            }
+            Provider::OpenVpn => {
+                let (server, member, endpoint) = openvpn::start()?;
+                (server, TunnelConfig::OpenVpn(Box::new(member)), endpoint)
             }
         };
         let services = serve(server.network()).map_err(|error| failed(&error))?;
@@ -187,7 +193,13 @@ mod tests {
 
     #[test]
     fn a_member_of_the_embedded_network_reaches_its_services_and_nothing_else() {
-        let embedded = Embedded::start(Provider::WireGuard).unwrap();
+        for provider in [Provider::WireGuard, Provider::OpenVpn] {
+            a_member_reaches_the_services(provider);
+        }
+    }
+
+    fn a_member_reaches_the_services(provider: Provider) {
+        let embedded = Embedded::start(provider).unwrap();
         let session = Session::start(embedded.member(), EngineOptions::default()).unwrap();
         let network = session.network();
         runtime().unwrap().block_on(async {
@@ -197,8 +209,10 @@ mod tests {
                 "icmp://10.213.77.1",
             ];
             let targets = targets.iter().map(|text| text.parse().unwrap()).collect();
-            let plan =
-                Plan { provider: Some("wireguard".to_owned()), ..Plan::new(targets, "2026-01-01T00:00:00Z") };
+            let plan = Plan {
+                provider: Some(provider.word().to_owned()),
+                ..Plan::new(targets, "2026-01-01T00:00:00Z")
+            };
             let dialer = NetworkDialer::new(network.clone());
             let report = verify(&*network, &dialer, &plan, &|_| {}).await;
             assert_eq!((report.ok, report.verified), (true, Verified::Targets), "{report:#?}");
@@ -217,7 +231,7 @@ mod tests {
     #[test]
     fn a_key_that_the_embedded_server_does_not_know_gets_no_answer() {
         let embedded = Embedded::start(Provider::WireGuard).unwrap();
-        let TunnelConfig::WireGuard(mut stranger) = embedded.member();
+        let TunnelConfig::WireGuard(mut stranger) = embedded.member() else { panic!("it is WireGuard") };
         stranger.private_key = PrivateKey::from_bytes([7; 32]);
         let session = Session::start(stranger, EngineOptions::default()).unwrap();
         let network = session.network();

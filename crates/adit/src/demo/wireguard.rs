@@ -10,7 +10,8 @@ use adit_wireguard::{Config, PeerConfig, PresharedKey, PrivateKey, WireGuard};
 
 use super::{API, DATABASE, DOMAIN, GATEWAY, MEMBER, free_port, random};
 use crate::Failure;
-use crate::session::{Provider, Session};
+use crate::config::Provider;
+use crate::session::Session;
 
 /// Starts the server; returns it, the configuration of its member and where it listens.
 pub(super) fn start() -> Result<(Session, Config, HostPort), Failure> {
