@@ -3,48 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench fails loudly")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use adit_tunnel::{HostPacket, HostPort, LinkId, NetInput, Outbox, Tunnel};
-use adit_wireguard::{
-    Config, HANDSHAKE_LEN, Limiter, OVERHEAD, Opened, Peer, PeerConfig, PeerKeys, PrivateKey, WireGuard,
-};
+use adit_benches::{BATCH, Floor, Path, packet, super_segment};
+use adit_tunnel::HostPacket;
+use adit_wireguard::{HANDSHAKE_LEN, Limiter, OVERHEAD, Opened, Peer, PeerKeys, PrivateKey};
 use boringtun::noise::{Tunn, TunnResult};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 type Group<'a> = BenchmarkGroup<'a, criterion::measurement::WallTime>;
 
-/// A UDP packet over IPv4 of `size` bytes, from 10.0.0.1 to 10.0.0.2. The checksums are nobody's concern here.
-fn packet(size: usize) -> Vec<u8> {
-    let mut packet = vec![0xab; size];
-    packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    packet[2..4].copy_from_slice(&(size as u16).to_be_bytes());
-    packet
-}
-
 fn raw(group: &mut Group<'_>, size: usize) {
-    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]).unwrap());
-    let mut buffer = vec![0; size + 16];
-    let mut counter = 0u64;
-    group.bench_function(BenchmarkId::new("raw cipher", size), |bench| {
-        bench.iter(|| {
-            counter += 1;
-            let mut nonce = [0; 12];
-            nonce[4..].copy_from_slice(&counter.to_le_bytes());
-            let tag = key
-                .seal_in_place_separate_tag(
-                    Nonce::assume_unique_for_key(nonce),
-                    Aad::empty(),
-                    &mut buffer[..size],
-                )
-                .unwrap();
-            buffer[size..].copy_from_slice(tag.as_ref());
-            key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut buffer).unwrap().len()
-        });
-    });
+    let mut floor = Floor::new(size);
+    group.bench_function(BenchmarkId::new("raw cipher", size), |bench| bench.iter(|| floor.one()));
 }
 
 fn bare_boringtun(group: &mut Group<'_>, size: usize) {
@@ -98,79 +71,14 @@ fn peer(group: &mut Group<'_>, size: usize) {
     });
 }
 
-const ADDRESSES: [&str; 2] = ["192.0.2.1:1", "192.0.2.2:2"];
-
-/// Two interfaces with a session.
-struct Path {
-    sides: [WireGuard; 2],
-    out: [Outbox; 2],
-    wire: Vec<u8>,
-    now: Instant,
-}
-
-impl Path {
-    fn new() -> Self {
-        let now = Instant::now();
-        let key = |n: usize| PrivateKey::from_bytes([n as u8 + 1; 32]);
-        let side = |n: usize| {
-            let address: SocketAddr = ADDRESSES[1 - n].parse().unwrap();
-            let peer = PeerConfig {
-                endpoint: (n == 0).then(|| HostPort { host: address.ip().to_string(), port: address.port() }),
-                allowed_ips: vec!["10.0.0.0/24".parse().unwrap()],
-                ..PeerConfig::new(key(1 - n).public_key())
-            };
-            WireGuard::new(Config { peers: vec![peer], ..Config::new(key(n)) }, n as u64, now)
-        };
-        let out = [Outbox::default(), Outbox::default()];
-        let mut path = Self { sides: [side(0), side(1)], out, wire: vec![0; 65_536], now };
-        for (side, address) in ADDRESSES.iter().enumerate() {
-            let opened = NetInput::Opened { link: LinkId(0), local: address.parse().unwrap() };
-            path.sides[side].handle_net(now, opened, &mut path.out[side]).unwrap();
-        }
-        for from in [0, 1, 0] {
-            path.carry(from);
-        }
-        path
-    }
-
-    fn carry(&mut self, from: usize) {
-        let ([a, b], [out_a, out_b]) = (&mut self.sides, &mut self.out);
-        let (to, out_from, out_to) = if from == 0 { (b, out_a, out_b) } else { (a, out_b, out_a) };
-        let source: SocketAddr = ADDRESSES[from].parse().unwrap();
-        let (wire, now) = (&mut self.wire, self.now);
-        out_from.net.drain(|batch| {
-            // What the kernel would do: one copy out, one copy in.
-            let data = &mut wire[..batch.data.len()];
-            data.copy_from_slice(batch.data);
-            for data in data.chunks_mut(batch.segment) {
-                let input = NetInput::Datagram { link: LinkId(0), from: source, data };
-                to.handle_net(now, input, out_to).unwrap();
-            }
-        });
-    }
-
-    fn run(&mut self, packet: HostPacket<'_>, times: usize) -> usize {
-        for _ in 0..times {
-            self.sides[0].handle_packet(self.now, packet, &mut self.out[0]).unwrap();
-        }
-        self.carry(0);
-        let mut bytes = 0;
-        self.out[1].host.drain(|packet| bytes += packet.bytes().len());
-        bytes
-    }
-}
-
-/// Packets between two drains, as a driver has them.
-const BATCH: usize = 40;
-
 fn whole_path(group: &mut Group<'_>, size: usize) {
     let mut path = Path::new();
     let packet = packet(size);
     group.throughput(Throughput::ElementsAndBytes { elements: BATCH as u64, bytes: (BATCH * size) as u64 });
     group.bench_function(BenchmarkId::new(format!("whole path, {BATCH} packets"), size), |bench| {
         bench.iter(|| {
-            let bytes = path.run(HostPacket::new(&packet), BATCH);
-            assert_eq!(bytes, BATCH * size);
+            let arrived = path.run(HostPacket::new(&packet), BATCH);
+            assert_eq!(arrived, (BATCH, BATCH * size));
         });
     });
 }
@@ -178,15 +86,12 @@ fn whole_path(group: &mut Group<'_>, size: usize) {
 /// TCP super-segments, cut while sealing and joined after opening.
 fn super_segments(group: &mut Group<'_>, size: usize) {
     let mut path = Path::new();
-    let segment = size - 40;
-    let mut packet = packet(40 + BATCH * segment);
-    packet[9] = 6;
-    packet[20..40].copy_from_slice(&[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    let (packet, segment) = super_segment(size);
     group.throughput(Throughput::ElementsAndBytes { elements: BATCH as u64, bytes: (BATCH * size) as u64 });
     group.bench_function(BenchmarkId::new(format!("super-segment of {BATCH}"), size), |bench| {
         bench.iter(|| {
-            let bytes = path.run(HostPacket::segmented(&packet, segment as u16), 1);
-            assert_eq!(bytes, packet.len());
+            let arrived = path.run(HostPacket::segmented(&packet, segment), 1);
+            assert_eq!(arrived, (1, packet.len()));
         });
     });
 }

@@ -40,21 +40,21 @@ impl Checksum {
 
     /// Adds bytes that begin at an even offset. An odd last byte is padded with zero, so nothing may follow it.
     pub fn bytes(self, bytes: &[u8]) -> Self {
-        // Eight independent lanes let the compiler use vector registers. A lane takes 2^32 words before it
-        // could overflow; packets hold 2^14.
-        let mut lanes = [0u64; 8];
-        let mut blocks = bytes.chunks_exact(32);
-        for block in &mut blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-                *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        // Whole words into two accumulators that are wider than what can overflow them: an addition and an addition
+        // with carry for eight bytes, which is faster than the vector code that compilers make of narrower lanes.
+        let mut sums = [0u128; 2];
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            for (index, word) in block.as_chunks::<8>().0.iter().enumerate() {
+                sums[index % 2] += u128::from(u64::from_ne_bytes(*word));
             }
         }
-        let mut sum: u64 = lanes.iter().copied().map(halves).sum();
-        let mut words = blocks.remainder().chunks_exact(2);
-        for word in &mut words {
-            sum += u64::from(u16::from_ne_bytes([word[0], word[1]]));
-        }
-        if let [last] = words.remainder() {
+        let mut sum: u64 = sums.into_iter().map(|sum| halves(sum as u64) + halves((sum >> 64) as u64)).sum();
+        let (words, rest) = rest.as_chunks::<8>();
+        sum += words.iter().map(|word| halves(u64::from_ne_bytes(*word))).sum::<u64>();
+        let (words, rest) = rest.as_chunks::<2>();
+        sum += words.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum::<u64>();
+        if let [last] = rest {
             sum += u64::from(u16::from_ne_bytes([*last, 0]));
         }
         Self(self.0 + sum)
@@ -76,9 +76,9 @@ impl Checksum {
     }
 }
 
-/// Splits a lane into its 16-bit halves' sum, so that lanes can be added without overflow.
-fn halves(lane: u64) -> u64 {
-    (lane & 0xffff) + (lane >> 16 & 0xffff) + (lane >> 32 & 0xffff) + (lane >> 48)
+/// The sum of a word's four 16-bit parts, which is the same modulo 2^16 - 1.
+fn halves(word: u64) -> u64 {
+    (word & 0xffff) + (word >> 16 & 0xffff) + (word >> 32 & 0xffff) + (word >> 48)
 }
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lanes_give_what_the_plain_loop_gives(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        fn wide_words_give_what_the_plain_loop_gives(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(Checksum::new().bytes(&bytes).finish(), naive(&bytes));
         }
     }
