@@ -310,11 +310,11 @@ impl OpenVpn {
             Message::Info(info) => {
                 let timeout = wait.pending_timeout;
                 match info {
-                    Info::Open(url) if url.starts_with("https://") => {
+                    Info::Open(url) if is_page(&url) => {
                         wait.pending = Some(url.clone());
                         self.events.push_back(Event::Prompt(Prompt::Open { url, timeout }));
                     }
-                    Info::Open(url) => tracing::warn!(%url, "the server names a page that is not of https"),
+                    Info::Open(url) => tracing::warn!(?url, "the server names a page that is not of https"),
                     Info::Question { text, echo, response } => {
                         if response {
                             let id = self.prompt(text.clone(), echo);
@@ -674,6 +674,11 @@ fn send_raw(link: LinkId, bytes: &[u8], out: &mut Outbox) {
         slot.copy_from_slice(bytes);
         slot.commit(bytes.len());
     }
+}
+
+/// Whether a server may have it shown to a person as the page to open.
+fn is_page(url: &str) -> bool {
+    url.starts_with("https://") && url.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// What a push that cannot be used means for the connection.

@@ -79,7 +79,7 @@ impl Splitter {
             let (head, tail) = bytes.split_at(at);
             self.keep(head);
             if !std::mem::take(&mut self.skipping) {
-                let text = String::from_utf8_lossy(&self.partial);
+                let text = printable(&self.partial);
                 let text = text.trim_matches(['\r', '\n']);
                 if !text.is_empty() {
                     take(Message::parse(text));
@@ -101,6 +101,15 @@ impl Splitter {
             self.partial.extend_from_slice(bytes);
         }
     }
+}
+
+/// Text for people and logs: what would move a terminal's cursor is replaced.
+fn printable(bytes: &[u8]) -> String {
+    let plain = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n');
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|c| if plain(c) { c } else { char::REPLACEMENT_CHARACTER })
+        .collect()
 }
 
 impl Message {
@@ -193,6 +202,14 @@ mod tests {
             splitter.push(tail, |message| seen.push(message));
             assert_eq!(seen, expected, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn control_characters_of_a_message_reach_nobody() {
+        let mut seen = Vec::new();
+        Splitter::default().push(b"HALT,\x1b[2Jgone\x07\0", |message| seen.push(message));
+        let text = "\u{fffd}[2Jgone\u{fffd}".to_owned();
+        assert_eq!(seen, [Message::Halt(Ending { text, ..Ending::default() })]);
     }
 
     #[test]

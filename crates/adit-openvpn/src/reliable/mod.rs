@@ -187,7 +187,13 @@ impl Reliable {
             let longest = if packet.id == 0 { MAX_RESET_TIMEOUT } else { MAX_TIMEOUT };
             packet.timeout = (packet.timeout * 2).min(longest);
             let (opcode, id, payload) = (packet.opcode, Some(packet.id), packet.payload.clone());
-            return Some(Outgoing { opcode, id, acks: self.take_acks(), payload });
+            let mut acks = self.take_acks();
+            // A server that keeps nothing of strangers knows us by this acknowledgement alone: it must be in every
+            // transmission until the server says more than its reset.
+            if acks.is_empty() && id != Some(0) && self.expected == 1 {
+                acks.push(0);
+            }
+            return Some(Outgoing { opcode, id, acks, payload });
         }
         let acks = self.take_acks();
         (!acks.is_empty()).then(|| Outgoing { opcode: Opcode::Ack, id: None, acks, payload: Vec::new() })

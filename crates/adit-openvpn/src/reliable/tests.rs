@@ -126,6 +126,28 @@ fn a_duplicate_is_acknowledged_again_and_one_beyond_the_window_is_not() {
 }
 
 #[test]
+fn what_follows_the_reset_names_us_in_every_transmission_until_the_far_end_says_more() {
+    let now = Instant::now();
+    let mut client = Reliable::new(now, Opcode::HardResetClientV2, TIMEOUT);
+    client.send(b"hello").unwrap();
+    let reset = |id| Control { acks: Acks::default(), peer: None, id: Some(id), payload: b"" };
+    let mut acks = Acks::default();
+    acks.push(0);
+    client.poll_transmit(now, ROOM, 0).unwrap();
+    client.handle(now, Opcode::HardResetServerV2, &Control { acks, ..reset(0) }).unwrap();
+    for _ in 0..3 {
+        let at = client.poll_timeout().unwrap_or(now);
+        let packet = client.poll_transmit(at, ROOM, 0).unwrap();
+        assert_eq!((packet.id, packet.acks.ids()), (Some(1), &[0][..]));
+        assert_eq!(client.poll_transmit(at, ROOM, 0), None);
+    }
+    client.handle(now, Opcode::Control, &reset(1)).unwrap();
+    assert_eq!(client.poll_transmit(now, ROOM, 0).unwrap().acks.ids(), [1]);
+    let packet = client.poll_transmit(client.poll_timeout().unwrap(), ROOM, 0).unwrap();
+    assert_eq!((packet.id, packet.acks.ids()), (Some(1), &[][..]));
+}
+
+#[test]
 fn three_later_acknowledgements_bring_a_missing_packet_back_early() {
     let now = Instant::now();
     let mut end = Reliable::new(now, Opcode::HardResetClientV2, TIMEOUT);

@@ -231,12 +231,12 @@ impl Session {
         if control.peer.is_some_and(|peer| peer != self.ours) {
             return Err(Dropped::Unexpected);
         }
-        let answers = first.opcode == Opcode::HardResetServerV2 && first.key_id == 0;
         match self.theirs {
             Some(theirs) if theirs != opened.session => return Err(Dropped::Unexpected),
             Some(_) => {}
-            // Who acknowledges our reset has seen it: without protection, that is all there is to go by.
-            None if answers && control.peer.is_some() && opened.session != [0; 8] => {
+            // Who acknowledges our reset has seen it: without protection, that is all there is to go by. It need not be
+            // a reset: where the first one is lost, many servers repeat it without the acknowledgement.
+            None if first.key_id == 0 && control.peer.is_some() && opened.session != [0; 8] => {
                 self.theirs = Some(opened.session);
                 self.reports.push_back(Report::Answered);
             }
