@@ -1,4 +1,4 @@
-//! WireGuard interfaces on a simulated internet, in virtual time. Every scenario that draws lots runs with several
+//! WireGuard interfaces and OpenVPN connections on a simulated internet, in virtual time. Every scenario that draws lots runs with several
 //! seeds and prints the one that failed, with the command that repeats it.
 //!
 //! `cargo test -p adit-tests --features sim --test scenarios`
@@ -10,3 +10,4 @@ mod flows;
 mod handshakes;
 mod links;
 mod moves;
+mod openvpn;

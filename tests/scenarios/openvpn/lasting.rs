@@ -1,0 +1,193 @@
+//! Connections that last: renegotiations, restarts, moves, silence, sleep.
+
+use adit_openvpn::Command;
+use adit_sim::net::Link;
+use adit_sim::openvpn::Act;
+
+use super::lab::{KINDS, Kind, Lab, SERVER, SideCommand, configs, each_seed, millis, secs};
+
+#[test]
+fn twenty_renegotiations_from_either_side_lose_no_packet() {
+    for kind in KINDS {
+        for client_begins in [true, false] {
+            let (mut client, mut server) = configs(kind);
+            match client_begins {
+                true => client.reneg_interval = secs(10),
+                false => server.reneg_interval = Some(secs(10)),
+            }
+            (client.tran_window, client.hand_window) = (secs(20), secs(8));
+            let mut lab = Lab::with(0, (client, server));
+            assert!(lab.up_within(secs(2)), "{kind:?}: {:?}", lab.said());
+            lab.passes_after(secs(1));
+            lab.received();
+            let sent = lab.chatter(secs(230), millis(100), 500);
+            let what = format!("{kind:?}, client begins: {client_begins}");
+            assert!(lab.negotiations() > 20, "{what}: {} negotiations", lab.negotiations());
+            assert_eq!(lab.received(), [sent, sent], "{what}");
+            assert_eq!(lab.said(), ["up"], "{what}");
+        }
+    }
+}
+
+#[test]
+fn renegotiations_that_cross_become_one() {
+    for kind in KINDS {
+        for apart in [0, 5, 15, 25, 60] {
+            let (mut client, server) = configs(kind);
+            client.reneg_interval = secs(30);
+            let mut lab = Lab::with(apart, (client, server));
+            assert!(lab.up_within(secs(2)), "{kind:?}: {:?}", lab.said());
+            lab.passes_after(secs(1));
+            // The server begins just before or just after the client does.
+            let begun = lab.negotiations();
+            let due = secs(30) - (lab.world.elapsed() - millis(120));
+            lab.world.run_for(due - millis(apart));
+            lab.act(Act::Renegotiate);
+            lab.received();
+            let sent = lab.chatter(secs(20), millis(50), 300);
+            assert_eq!(lab.received(), [sent, sent], "{kind:?}, {apart} ms apart");
+            let more = lab.negotiations() - begun;
+            assert!((1..=2).contains(&more), "{kind:?}, {apart} ms apart: {more} renegotiations");
+            assert_eq!(lab.said(), ["up"], "{kind:?}, {apart} ms apart");
+        }
+    }
+}
+
+#[test]
+fn renegotiations_under_loss_cost_no_more_than_the_link_does() {
+    each_seed("openvpn::lasting::renegotiations_under_loss_cost_no_more_than_the_link_does", 10, |seed| {
+        let (mut client, mut server) = configs(KINDS[seed as usize % KINDS.len()]);
+        client.reneg_interval = secs(15);
+        server.reneg_interval = Some(secs(17));
+        let mut lab = Lab::with(seed, (client, server));
+        assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+        lab.passes_after(secs(1));
+        lab.received();
+        let bad = Link { loss: 0.05, reorder: 0.1, jitter: millis(5), ..Link::default() };
+        lab.world.set_links(lab.client, &bad);
+        let sent = lab.chatter(secs(200), millis(100), 500);
+        for received in lab.received() {
+            assert!(received as f64 > sent as f64 * 0.92, "{received} of {sent} arrived at 5 % loss");
+        }
+        assert!(lab.negotiations() >= 10, "{}", lab.negotiations());
+        assert_eq!(lab.said(), ["up"], "a renegotiation that loses packets is no failure");
+    });
+}
+
+#[test]
+fn a_server_that_restarts_is_found_again_within_five_seconds_under_traffic() {
+    for kind in KINDS {
+        let mut lab = Lab::new(3, kind);
+        assert!(lab.up_within(secs(2)), "{kind:?}: {:?}", lab.said());
+        lab.chatter(secs(10), millis(100), 200);
+        lab.world.stop(lab.server);
+        lab.chatter(secs(3), millis(100), 200);
+        lab.restart_server();
+        let took = lab.passes_after(secs(30));
+        assert!(took.is_some_and(|took| took <= secs(5)), "{kind:?}: {took:?}, {:?}", lab.said());
+    }
+}
+
+#[test]
+fn a_server_that_is_silent_for_half_a_minute_costs_half_a_minute() {
+    let mut lab = Lab::new(4, Kind::Crypt);
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.chatter(secs(10), millis(100), 200);
+    lab.world.up(lab.client).cut = true;
+    lab.world.down(lab.client).cut = true;
+    lab.chatter(secs(30), millis(100), 200);
+    lab.world.set_links(lab.client, &Link::default());
+    let took = lab.passes_after(secs(30));
+    assert!(took.is_some_and(|took| took <= secs(5)), "{took:?}, {:?}", lab.said());
+}
+
+#[test]
+fn a_client_that_moves_is_followed() {
+    let mut lab = Lab::new(5, Kind::Crypt);
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.chatter(secs(2), millis(100), 200);
+    for (round, tell) in [(10, false), (11, true), (12, false)] {
+        lab.world.move_node(lab.client, &[&format!("198.51.100.{round}")], tell);
+        let took = lab.passes_after(secs(10));
+        assert!(took.is_some_and(|took| took <= secs(3)), "{round}: {took:?}, {:?}", lab.said());
+    }
+}
+
+#[test]
+fn a_suspended_machine_finds_its_server_again() {
+    for asleep in [30, 300, 3600, 100_000] {
+        let mut lab = Lab::new(6, Kind::CryptV2 { stateless: true });
+        assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+        lab.chatter(secs(5), millis(100), 200);
+        lab.world.jump(secs(asleep));
+        let took = lab.passes_after(secs(60));
+        assert!(took.is_some_and(|took| took <= secs(10)), "{asleep} s: {took:?}, {:?}", lab.said());
+    }
+}
+
+#[test]
+fn an_idle_connection_stays_up_by_pings_alone() {
+    let mut lab = Lab::new(7, Kind::Crypt);
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.world.run_for(secs(3000));
+    assert_eq!(lab.said(), ["up"]);
+    assert!(lab.passes_after(secs(1)).is_some());
+    let packets = lab.world.sent.len();
+    assert!(packets < 1500, "{packets} packets in 3000 s");
+}
+
+#[test]
+fn a_server_that_is_gone_for_good_is_said_to_be_silent_and_sought_without_a_storm() {
+    let mut lab = Lab::new(8, Kind::Crypt);
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.chatter(secs(2), millis(100), 200);
+    lab.world.up(lab.client).cut = true;
+    let before = lab.world.sent.len();
+    lab.world.run_for(secs(600));
+    assert!(lab.said().contains(&"ovpn.silence"), "{:?}", lab.said());
+    let tries = lab.world.sent.iter().skip(before).filter(|sent| sent.by == lab.client).count();
+    assert!((20..1500).contains(&tries), "{tries} packets in 600 s");
+}
+
+#[test]
+fn leaving_is_told_to_the_server() {
+    for kind in KINDS {
+        let mut lab = Lab::new(9, kind);
+        assert!(lab.up_within(secs(2)), "{kind:?}: {:?}", lab.said());
+        lab.chatter(secs(1), millis(100), 200);
+        lab.world.command(lab.client, SideCommand::Client(Command::Exit));
+        lab.world.run_for(secs(2));
+        assert_eq!(lab.texts().back().map(String::as_str), Some("EXIT"), "{kind:?}");
+        assert_eq!(lab.server().clients(), 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_restart_of_the_connection_by_the_server_is_followed() {
+    for words in ["RESTART", "RESTART,[P]keep", "RESTART,[N]elsewhere"] {
+        let mut lab = Lab::new(10, Kind::Crypt);
+        assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+        lab.chatter(secs(1), millis(100), 200);
+        lab.act(Act::Say(words.to_owned()));
+        lab.world.run_for(millis(100));
+        let took = lab.passes_after(secs(30));
+        assert!(took.is_some_and(|took| took <= secs(5)), "{words}: {took:?}, {:?}", lab.said());
+    }
+    let mut lab = Lab::new(10, Kind::Crypt);
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.act(Act::Say("HALT,maintenance".to_owned()));
+    lab.world.run_for(secs(60));
+    assert_eq!(lab.said(), ["up", "ovpn.halt"]);
+}
+
+#[test]
+fn a_second_server_is_called_when_the_first_is_silent() {
+    let (mut client, server) = configs(Kind::Crypt);
+    let mut dead = client.remotes[0].clone();
+    dead.host.host = "203.0.113.99".to_owned();
+    dead.connect_timeout = secs(5);
+    client.remotes.insert(0, dead);
+    let mut lab = Lab::with(11, (client, server));
+    assert!(lab.up_within(secs(10)), "{:?}", lab.said());
+    assert!(lab.world.sent.iter().any(|sent| sent.to.ip().to_string() == SERVER));
+}

@@ -1,0 +1,7 @@
+//! An OpenVPN client against the simulator's server, in virtual time.
+
+mod connecting;
+mod hostile;
+mod lab;
+mod lasting;
+mod logins;
