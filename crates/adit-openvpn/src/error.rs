@@ -57,8 +57,17 @@ pub enum Cause {
     Protocol(String),
     /// TLS failed.
     Tls(rustls::Error),
+    /// The server answers our first packet, and our first message of TLS never.
+    TlsRefused,
     /// TLS or the exchange of keys did not come to its end.
     TlsTimeout(Stage),
+    /// The server ended a TCP connection at this stage, before the configuration had come.
+    Ended {
+        /// How far it was.
+        stage: Stage,
+        /// The server had answered our first message of TLS.
+        hello: bool,
+    },
     /// A user, password or option is longer than the protocol can carry.
     TooLong,
     /// User and password were refused.
@@ -214,6 +223,9 @@ impl fmt::Display for Cause {
                 Some(trust) => trust.fmt(f),
                 None => write!(f, "TLS failed: {error}"),
             },
+            Self::TlsRefused => f.write_str(
+                "the server does not answer our first message of TLS: it has no version or suite of ours",
+            ),
             Self::TlsTimeout(Stage::Exchange) => {
                 f.write_str("the server finished TLS and did not agree on keys within the hand-window")
             }
@@ -221,6 +233,13 @@ impl fmt::Display for Cause {
             Self::TooLong => {
                 f.write_str("the password or an option is longer than this server's protocol can carry")
             }
+            Self::Ended { stage: Stage::Done, .. } => {
+                f.write_str("the server ended the connection before it sent the configuration")
+            }
+            Self::Ended { hello: true, .. } => {
+                f.write_str("the server ended the connection when it had seen our certificate")
+            }
+            Self::Ended { .. } => f.write_str("the server ended the connection at our first message of TLS"),
             Self::AuthFailed(words) => write!(f, "the server refuses user or password{}", Words(words)),
             Self::AuthSession(words) => write!(f, "the server ended the login session{}", Words(words)),
             Self::AuthTemporary(words) => {
@@ -277,7 +296,11 @@ impl TunnelError for OpenVpnError {
             Cause::SocksProxy(_) | Cause::ProxyLogin { http: false, .. } => "ovpn.socks_proxy",
             Cause::Protocol(_) => "ovpn.protocol",
             Cause::Tls(error) => Cause::tls_class(error),
+            Cause::TlsRefused => "ovpn.tls.suites",
             Cause::TlsTimeout(_) => "ovpn.tls.timeout",
+            Cause::Ended { stage: Stage::Done, .. } => "ovpn.push.timeout",
+            Cause::Ended { hello: true, .. } => "ovpn.client.cert_unknown",
+            Cause::Ended { .. } => "ovpn.tls.failed",
             Cause::TooLong | Cause::AuthFailed(_) => "ovpn.auth.failed",
             Cause::AuthSession(_) => "ovpn.auth.session",
             Cause::AuthTemporary(_) => "ovpn.auth.temp",

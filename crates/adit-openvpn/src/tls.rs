@@ -254,6 +254,11 @@ impl TlsClient {
         self.connection.export_keying_material(Zeroizing::new([0; 256]), label, None)
     }
 
+    /// Whether version 1.2 was agreed on.
+    pub(crate) fn is_12(&self) -> bool {
+        self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_2)
+    }
+
     /// Version and suite, once they are agreed on.
     pub fn description(&self) -> Option<String> {
         let version = version_name(self.connection.protocol_version()?);

@@ -11,9 +11,12 @@ use crate::session::Session;
 
 /// The first request for the configuration comes this long after the exchange of keys: most servers need none.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// Requests follow each other at this distance.
+/// Requests follow each other at this distance. A server that waits for somebody looks whether it has an answer when
+/// it is asked, so it is asked more often at first.
 const NEXT_REQUEST: Duration = Duration::from_secs(5);
-/// A server that has not answered by then is reported, while we go on.
+const SOON_REQUEST: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(20);
+/// An attempt that has not come to its end by then is reported, while it goes on.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 
 /// A call.
@@ -26,7 +29,7 @@ pub(crate) struct Attempt {
     pub(crate) started: Instant,
     /// The first answer must have come by then.
     pub(crate) deadline: Instant,
-    /// Its silence has been reported.
+    /// What keeps it waiting has been reported.
     pub(crate) reported: bool,
     /// It is made beside a connection: once answered, it waits with what would end that.
     pub(crate) beside: bool,
@@ -53,6 +56,8 @@ pub(crate) enum Step {
 /// The wait for the configuration.
 #[derive(Debug)]
 pub(crate) struct Wait {
+    /// When keys were exchanged.
+    begun: Option<Instant>,
     /// When the next request is due; `None` before keys were exchanged.
     pub(crate) request: Option<Instant>,
     /// When the configuration must have come.
@@ -72,6 +77,7 @@ pub(crate) struct Wait {
 impl Wait {
     pub(crate) fn new(deadline: Instant, pull: Pull) -> Self {
         Self {
+            begun: None,
             request: None,
             deadline,
             options: String::new(),
@@ -84,6 +90,7 @@ impl Wait {
 
     /// Keys were exchanged.
     pub(crate) fn begin(&mut self, now: Instant, options: String) {
+        self.begun = Some(now);
         self.request = Some(now + FIRST_REQUEST);
         self.options = options;
     }
@@ -92,7 +99,8 @@ impl Wait {
     pub(crate) fn take_request(&mut self, now: Instant) -> bool {
         match self.request {
             Some(at) if now >= at => {
-                self.request = Some(now + NEXT_REQUEST);
+                let soon = self.begun.is_some_and(|begun| now < begun + SOON);
+                self.request = Some(now + if soon { SOON_REQUEST } else { NEXT_REQUEST });
                 true
             }
             _ => false,
@@ -134,8 +142,8 @@ impl Attempt {
             return None;
         }
         let first = (!self.is_answered()).then_some((self.deadline, "the server's first answer"));
-        let report = (!self.is_answered() && !self.reported && !self.beside)
-            .then_some((self.started + PATIENCE, "report a silent server"));
+        let report = (!self.reported && !self.beside)
+            .then_some((self.started + PATIENCE, "report what keeps an attempt waiting"));
         let (session, wait) = match &self.step {
             Step::Session(session, wait) => (session.poll_timeout(), Some(wait)),
             Step::Opening | Step::Proxy => (None, None),

@@ -19,7 +19,7 @@ use crate::km::{Lengths, options_string, peer_info, proto};
 use crate::message::{Advance, AuthFailure, Info, Message, challenge_response};
 use crate::proxy::{self, Proxy, Step as ProxyStep};
 use crate::push::{Progress, Pull, PushError, Pushed};
-use crate::session::{Carrier, Introduction, Negotiated, Parts, Report, Session};
+use crate::session::{Carrier, Introduction, Negotiated, NegotiationError, Parts, Report, Session, Stage};
 use crate::{Algorithm, Cipher, Remote, Transport, Via, Wrap};
 
 /// What is announced: all that works.
@@ -250,6 +250,9 @@ impl OpenVpn {
         let ending = self.reports(now, attempt, out);
         match ending {
             Some(ending) => Ok(Some(ending)),
+            None if attempt.session().is_some_and(|session| session.seen().bare > 0) => {
+                Ok(Some(Ending { pause: self.config.retry.pause, ..Ending::of(Cause::WrapMismatch) }))
+            }
             None => taken.map(|()| None),
         }
     }
@@ -274,6 +277,10 @@ impl OpenVpn {
                     if let Some(ending) = self.attempt_message(now, attempt, message, out) {
                         return Some(ending);
                     }
+                }
+                Report::Failed(NegotiationError::Timeout(stage)) => {
+                    let Step::Session(session, _) = &attempt.step else { return None };
+                    return Some(Ending::of(self.stalled(session, stage)));
                 }
                 Report::Failed(error) | Report::KeysOver(error) => {
                     return Some(Ending::of(Cause::of(error)));
@@ -380,9 +387,6 @@ impl OpenVpn {
                 }
                 match self.wallet.refused() {
                     Refusal::TryPassword => stay(Cause::AuthFailed(reason), Duration::ZERO),
-                    Refusal::Final if reason.is_none() && !self.wallet.has_credentials() => {
-                        last(Cause::CredentialsMissing)
-                    }
                     Refusal::Final => last(Cause::AuthFailed(reason)),
                 }
             }
@@ -531,7 +535,7 @@ impl OpenVpn {
     }
 
     /// What is known about an attempt that failed.
-    pub(super) fn evidence(&self, now: Instant, attempt: &Attempt) -> Vec<String> {
+    pub(super) fn evidence(&self, now: Instant, attempt: &Attempt, cause: &Cause) -> Vec<String> {
         let mut seen = Vec::new();
         let time = now.saturating_duration_since(attempt.started).as_secs();
         if let Some(session) = attempt.session() {
@@ -542,6 +546,11 @@ impl OpenVpn {
             }
             if counts.unauthentic > 0 {
                 seen.push(format!("{} packets came that do not match our key", counts.unauthentic));
+            }
+            if counts.bare > 0 {
+                seen.push(
+                    "the server answers without protection: it has neither tls-auth nor tls-crypt".to_owned(),
+                );
             }
             if counts.malformed > 0 {
                 seen.push(format!("{} packets came that are not of OpenVPN", counts.malformed));
@@ -555,6 +564,17 @@ impl OpenVpn {
             }
             if let Some(tls) = session.tls_description() {
                 seen.push(format!("TLS: {tls}"));
+            }
+            if attempt.is_answered() && !matches!(cause, Cause::Tls(_)) {
+                seen.extend(self.stage_evidence(session));
+            }
+            if let (true, Cause::Tls(rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_))) =
+                (session.tls_description().is_none(), cause)
+            {
+                seen.push(self.sessions.offer());
+            }
+            if matches!(cause, Cause::AuthFailed(_)) && !self.wallet.has_credentials() {
+                seen.push("we sent no user: the server refuses the client itself".to_owned());
             }
         } else {
             seen.push(format!("no link to {} after {time} s", attempt.server));
@@ -572,13 +592,37 @@ impl OpenVpn {
         seen
     }
 
+    /// What the end or the silence at a stage may mean.
+    fn stage_evidence(&self, session: &Session) -> Option<String> {
+        let certificate = if self.config.tls.identity.is_some() {
+            "a server that does not accept our certificate says nothing before version 2.7"
+        } else {
+            "the profile has no certificate: a server that wants one says nothing"
+        };
+        match session.stage() {
+            Stage::Handshake if session.tls_description().is_none() => Some(format!(
+                "the server does not answer our first message of TLS; {}",
+                self.sessions.offer()
+            )),
+            Stage::Handshake => Some(format!("TLS is not finished; {certificate}")),
+            Stage::Exchange if self.wallet.has_credentials() => {
+                Some(format!("TLS is finished on our side, and the server does not answer; {certificate}"))
+            }
+            Stage::Exchange => Some(format!(
+                "TLS is finished on our side, and the server does not answer; {certificate}, and so does one that \
+                 wants a user, of which we sent none"
+            )),
+            Stage::Calling | Stage::Done => None,
+        }
+    }
+
     /// Why a server that has not answered has not.
     pub(super) fn silence(&self, attempt: &Attempt) -> Cause {
         if let (Step::Proxy, Some(proxy)) = (&attempt.step, &attempt.proxy) {
             return proxy.closed("it does not answer");
         }
         match attempt.session() {
-            Some(session) if session.seen().unauthentic > 0 => Cause::WrapMismatch,
+            Some(session) if session.seen().unauthentic > 0 || session.seen().bare > 0 => Cause::WrapMismatch,
             Some(session) if session.seen().malformed > 0 => {
                 Cause::Protocol("its packets are of another kind".to_owned())
             }
@@ -587,6 +631,44 @@ impl OpenVpn {
                 Cause::Protocol("it takes the connection and does not answer".to_owned())
             }
             _ => Cause::Silent,
+        }
+    }
+
+    /// What keeps an attempt waiting. A person who is asked already is no failure.
+    fn suspicion(&self, attempt: &Attempt) -> Option<Cause> {
+        if !attempt.is_answered() {
+            return Some(self.silence(attempt));
+        }
+        let Step::Session(session, wait) = &attempt.step else { return None };
+        match session.stage() {
+            Stage::Done if wait.pending.is_some() || wait.question.is_some() => None,
+            Stage::Done => Some(Cause::PushTimeout),
+            stage => Some(self.stalled(session, stage)),
+        }
+    }
+
+    /// Why a negotiation does not come to its end.
+    fn stalled(&self, session: &Session, stage: Stage) -> Cause {
+        // A server that wants a user drops a message without one and says nothing. With TLS 1.3, one that does not
+        // accept our certificate looks the same from here.
+        if stage == Stage::Exchange && session.is_tls_12() && !self.wallet.has_credentials() {
+            return Cause::CredentialsMissing;
+        }
+        // The first packets passed in both directions, and ours is not large.
+        if stage == Stage::Handshake && session.tls_description().is_none() {
+            return Cause::TlsRefused;
+        }
+        Cause::TlsTimeout(stage)
+    }
+
+    /// What it means that the server ends a stream before the configuration has come.
+    pub(super) fn ended_at(&self, session: &Session) -> Cause {
+        match session.stage() {
+            Stage::Calling => Cause::Closed,
+            stage => match self.stalled(session, stage) {
+                Cause::CredentialsMissing => Cause::CredentialsMissing,
+                _ => Cause::Ended { stage, hello: session.tls_description().is_some() },
+            },
         }
     }
 
@@ -602,9 +684,12 @@ impl OpenVpn {
                 let cause = self.silence(attempt);
                 return Some(Ending::of(cause));
             }
-            if !attempt.reported && !attempt.beside && now >= attempt.started + super::attempt::PATIENCE {
-                attempt.reported = true;
-                let error = self.error(attempt.remote, self.silence(attempt), self.evidence(now, attempt));
+        }
+        if !attempt.reported && !attempt.beside && now >= attempt.started + super::attempt::PATIENCE {
+            attempt.reported = true;
+            if let Some(cause) = self.suspicion(attempt) {
+                let seen = self.evidence(now, attempt, &cause);
+                let error = self.error(attempt.remote, cause, seen);
                 self.events.push_back(Event::Down(error));
             }
         }

@@ -75,7 +75,7 @@ impl OpenVpn {
             // It has become the connection: its line rests.
             self.connected(place);
         } else if let Some(ending) = ending {
-            let seen = self.evidence(now, &attempt);
+            let seen = self.evidence(now, &attempt, &ending.cause);
             match place {
                 Place::Spare => {
                     self.events.push_back(Event::CloseLink(attempt.link));
@@ -336,15 +336,16 @@ impl OpenVpn {
             let cause = proxy.closed(&words);
             return self.link_ended(now, link, cause);
         }
-        let answered = attempt.is_none_or(|attempt| attempt.is_answered() || attempt.session().is_none());
+        let session = attempt.and_then(|attempt| attempt.session());
         let cause = match error {
             Some(ErrorKind::ConnectionRefused) => Cause::Refused,
             Some(ErrorKind::TimedOut) => Cause::ConnectTimeout,
             Some(ErrorKind::HostUnreachable) => Cause::Unreachable(Unreachable::Host),
             Some(ErrorKind::NetworkUnreachable) => Cause::Unreachable(Unreachable::Network),
             Some(ErrorKind::PermissionDenied) => Cause::Unreachable(Unreachable::Prohibited),
-            None | Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) if !answered => Cause::Closed,
-            None => Cause::Link(ErrorKind::ConnectionReset),
+            None | Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                session.map_or(Cause::Link(ErrorKind::ConnectionReset), |session| self.ended_at(session))
+            }
             Some(kind) => Cause::Link(kind),
         };
         self.link_ended(now, link, cause);

@@ -30,6 +30,8 @@ use self::slots::Slots;
 /// The longest control packet that we send, as a datagram without IP and UDP headers. Servers since 2.6 take 1250
 /// bytes with them.
 const MAX_CONTROL: usize = 1200;
+/// The first byte and the session id, which every control packet begins with.
+const HEAD: usize = 9;
 /// Negotiations that are kept: the one under way, the last that was completed, and the one before, which has late
 /// packets to acknowledge.
 const MAX_NEGOTIATIONS: usize = 3;
@@ -93,6 +95,8 @@ pub(crate) struct Seen {
     pub(crate) unauthentic: u32,
     /// Packets that are none of this protocol.
     pub(crate) malformed: u32,
+    /// Answers to our first packet that have no protection, where we have one.
+    pub(crate) bare: u32,
 }
 
 /// A connection.
@@ -197,6 +201,11 @@ impl Session {
         self.negotiations.back().and_then(|last| last.tls.description())
     }
 
+    /// Whether TLS is of version 1.2, in which a finished handshake means that our certificate was accepted.
+    pub(crate) fn is_tls_12(&self) -> bool {
+        self.negotiations.back().is_some_and(|last| last.tls.is_12())
+    }
+
     /// What is said in later exchanges.
     pub(crate) fn introduction_mut(&mut self) -> &mut Introduction {
         &mut self.introduction
@@ -222,10 +231,19 @@ impl Session {
             (Some(later), 1..) => later,
             _ => &mut self.wrapper,
         };
-        let opened = wrapper.unwrap(packet).inspect_err(|dropped| match dropped {
-            Dropped::Unauthentic => self.seen.unauthentic = self.seen.unauthentic.saturating_add(1),
-            Dropped::Malformed => self.seen.malformed = self.seen.malformed.saturating_add(1),
-            _ => {}
+        // Looked at before it is opened in place. One that is too short for the protection may have none.
+        let bare = first.opcode == Opcode::HardResetServerV2
+            && packet.len() < wrapper.overhead()
+            && packet.get(HEAD..).and_then(|body| Control::parse(first.opcode, body).ok()?.peer)
+                == Some(self.ours);
+        let opened = wrapper.unwrap(packet).inspect_err(|dropped| {
+            let seen = &mut self.seen;
+            let count = match dropped {
+                Dropped::Malformed if bare => &mut seen.bare,
+                Dropped::Unauthentic => &mut seen.unauthentic,
+                _ => &mut seen.malformed,
+            };
+            *count = count.saturating_add(1);
         })?;
         let control = Control::parse(first.opcode, opened.body)?;
         if control.peer.is_some_and(|peer| peer != self.ours) {
