@@ -2,6 +2,8 @@
 
 mod attempt;
 mod connecting;
+mod diagnosis;
+mod dialogue;
 mod remotes;
 mod tunnel;
 mod up;

@@ -8,7 +8,8 @@ use adit_tunnel::{
 };
 
 use super::attempt::{Attempt, Step};
-use super::connecting::{Ending, push_cause};
+use super::connecting::Ending;
+use super::dialogue::push_cause;
 use super::remotes::{State, title};
 use super::up::Verdict;
 use super::{Command, OpenVpn};
