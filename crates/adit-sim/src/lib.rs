@@ -1,5 +1,6 @@
 //! The laboratory: virtual time, links, NATs, scripted networks, in-process servers.
 
+pub mod measure;
 pub mod net;
 pub mod openvpn;
 mod scripted;

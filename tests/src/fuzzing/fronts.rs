@@ -85,6 +85,10 @@ fn request(bytes: &[u8]) {
     assert_eq!(named(b"host:"), 1, "{}", String::from_utf8_lossy(&head));
     assert_eq!(named(b"connection:"), 1, "{}", String::from_utf8_lossy(&head));
     assert_eq!(named(b"proxy-authorization:"), 0, "credentials of this proxy stay here");
+    // This proxy adds fields of its own; the next reader may have its limit just there.
+    if fields.len() > 120 {
+        return;
+    }
     let path = first.iter().position(|&byte| byte == b' ').expect("a method and a path");
     let mut again = first[..=path].to_vec();
     again.extend_from_slice(b"http://next");

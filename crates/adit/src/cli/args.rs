@@ -243,6 +243,8 @@ pub enum Command {
     /// A small PostgreSQL client for the demo
     #[command(hide = true)]
     DemoClient(DemoClientArgs),
+    /// Measure what this machine can do: a tunnel over its loopback, beside the floors
+    Bench(BenchArgs),
     /// Try what this machine allows, and show why the rest does not work
     Doctor,
     /// Explain a failure class: what it means, why it happens, what to do
@@ -329,6 +331,28 @@ pub struct ConfigInitArgs {
     /// The file to write; an existing one is never replaced
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "adit.toml")]
     pub file: PathBuf,
+}
+
+/// `adit bench`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Both ends of the tunnel run in this process and share its processors, so a real server at the other end of a real
+network lets the client do more. CPU-s/GB is the work for each gigabyte, and hardly depends on what else the machine does.
+
+Examples:
+  adit bench
+  adit bench --seconds 5 --json")]
+pub struct BenchArgs {
+    /// How long each of the four measurements takes
+    #[arg(long, env = "ADIT_SECONDS", hide_env = true, value_name = "N", default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds between 0.1 and 600 is wanted".to_owned()),
+    }
 }
 
 /// `adit demo`

@@ -130,6 +130,7 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
         Command::Ping(args) => commands::ping::run(context, args),
         Command::Demo(args) => return commands::demo::run(context, args),
         Command::DemoClient(args) => commands::demo::client(context, args),
+        Command::Bench(args) => commands::bench::run(context, args),
         Command::Doctor => commands::doctor::run(context),
         Command::Explain(args) => commands::explain::run(context, args),
         Command::Man(args) => commands::man::run(context, args),

@@ -1,5 +1,6 @@
 //! One module a verb; each has one function `run`.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
