@@ -1,7 +1,8 @@
-//! Credentials and profiles: wg-quick files, OpenVPN profiles, secrets, the state store.
+//! Credentials and profiles: wg-quick files, OpenVPN profiles, secrets, the state store; the control side of a Tailscale
+//! node.
 //!
-//! This crate reads files, the environment and descriptors, and never touches a packet or the network. The
-//! parsers are pure functions over text, so that they can be fuzzed.
+//! This crate reads files, the environment and descriptors, and never touches a packet. The only network that it speaks
+//! to are Tailscale's control server and API. The parsers are pure functions over text, so that they can be fuzzed.
 
 pub mod ovpn;
 mod permissions;

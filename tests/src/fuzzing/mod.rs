@@ -8,6 +8,7 @@ mod fronts;
 mod packet;
 mod program;
 mod stack;
+mod tailscale;
 mod wireguard;
 
 pub use config::{adit_toml, wg_quick};
@@ -17,6 +18,7 @@ pub use fronts::{http_head, socks_message};
 pub use packet::ip_packet;
 pub use program::{program_dns, program_memory};
 pub use stack::stack_packet;
+pub use tailscale::tailscale_map;
 pub use wireguard::wireguard_datagram;
 
 /// A fuzz target: its name, which is that of its corpus, and what it does.
@@ -33,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("program_memory", program_memory),
     ("socks_message", socks_message),
     ("stack_packet", stack_packet),
+    ("tailscale_map", tailscale_map),
     ("wg_quick", wg_quick),
     ("wireguard_datagram", wireguard_datagram),
 ];

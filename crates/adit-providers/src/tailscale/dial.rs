@@ -38,7 +38,12 @@ pub(super) async fn dial(
 ) -> Result<Wire, ControlError> {
     let attempt = async {
         let stream = match proxies.of(url.tls, &url.host) {
-            Some(proxy) => through(proxy, url).await?,
+            Some(proxy) => {
+                if !url.tls && !url.host.parse().is_ok_and(is_private) {
+                    return Err(in_the_clear(url, &url.host));
+                }
+                through(proxy, url).await?
+            }
             None => connect(url).await?,
         };
         if url.tls { encrypt(stream, url, tls).await } else { Ok(stream) }
@@ -66,11 +71,7 @@ async fn connect(url: &ControlUrl) -> Result<Wire, ControlError> {
     if !url.tls
         && let Some(public) = addresses.iter().find(|address| !is_private(address.ip()))
     {
-        return Err(ControlError::never(
-            "config.value",
-            format!("{url} has no TLS, and {} is a public address", public.ip()),
-        )
-        .seen("over plain HTTP nobody can tell whose key the server shows"));
+        return Err(in_the_clear(url, &public.ip().to_string()));
     }
     let mut error =
         ControlError::later("ts.control.tcp", format!("no connection to the control server {url}"));
@@ -82,6 +83,13 @@ async fn connect(url: &ControlUrl) -> Result<Wire, ControlError> {
         }
     }
     Err(error)
+}
+
+/// Over plain HTTP nobody can tell whose key the server shows, so only private networks have it.
+fn in_the_clear(url: &ControlUrl, host: &str) -> ControlError {
+    let error =
+        ControlError::never("config.value", format!("{url} has no TLS, and {host} is in no private network"));
+    error.seen("over plain HTTP nobody can tell whose key the server shows")
 }
 
 fn prepared(stream: TcpStream) -> TcpStream {

@@ -23,5 +23,6 @@ pub use error::{ControlError, Retry};
 pub use key::{auth_key, hostname};
 pub use keys::{Identity, MachineKey, secret};
 pub use member::{Member, Membership, Notice, Output};
-pub use tls::client_config;
+pub use tls::{client_config, trusted};
 pub use url::{ControlUrl, Proxies, TAILSCALE};
+pub use wire::map_update;

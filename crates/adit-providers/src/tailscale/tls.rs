@@ -9,12 +9,12 @@ use rustls_pki_types::pem::PemObject as _;
 
 use crate::Problem;
 
-/// A configuration for connections to control and relay servers: no ALPN, because HTTP/1.1 is what is upgraded.
+/// The authorities that may vouch for control and relay servers.
 ///
 /// # Errors
 ///
 /// The file cannot be read or holds no certificate (`config.file`).
-pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Problem> {
+pub fn trusted(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, Problem> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     // A store that cannot be read adds nothing; the file that the user names must be readable.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -33,11 +33,29 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Proble
             return Err(wrong("it has no PEM block of a certificate".to_owned()));
         }
     }
+    Ok(Arc::new(roots))
+}
+
+/// A configuration for connections to the control server: no ALPN, because HTTP/1.1 is what is upgraded.
+pub fn client_config(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| Problem::new("internal", "TLS cannot be configured").seen(error.to_string()))?
+        .expect("the provider has suites of TLS 1.2 and 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Arc::new(config))
+    Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_certificates_is_refused_and_the_public_list_is_always_there() {
+        assert!(trusted(None).unwrap().len() >= webpki_roots::TLS_SERVER_ROOTS.len());
+        for file in ["/dev/null", "/adit/no/such/file.pem"] {
+            assert_eq!(trusted(Some(Path::new(file))).unwrap_err().class, "config.file", "{file}");
+        }
+    }
 }

@@ -14,5 +14,11 @@ pub(super) use request::{AuthInfo, Hostinfo, MapRequest, NetInfo, PingResponse, 
 pub(super) use response::{MapResponse, PingRequest, RegisterResponse};
 pub(super) use time::{http_date, rfc3339};
 
+/// Reads a message of the map poll; `None` if it is none. Keys expire by `now`.
+pub fn map_update(json: &[u8], now: std::time::SystemTime) -> Option<adit_tailscale::netmap::Update> {
+    let message: MapResponse<'_> = serde_json::from_slice(json).ok()?;
+    Some(update(&message, now, now))
+}
+
 #[cfg(test)]
 mod tests;

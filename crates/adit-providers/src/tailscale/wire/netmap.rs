@@ -23,7 +23,7 @@ const BASE: &str = "base";
 /// What a message changes. `now` is the server's time, by which keys expire; `local` is ours, for what is seen now.
 pub(in crate::tailscale) fn update(message: &MapResponse<'_>, now: SystemTime, local: SystemTime) -> Update {
     Update {
-        node: message.node.and_then(|raw| element("Node", raw)).and_then(|node| self_node(node, now)),
+        node: message.node.and_then(|raw| element("Node", raw)).map(|node| self_node(node, now)),
         peers: peers(message, now, local),
         derp: message.derp_map.and_then(|raw| element("DERPMap", raw)).map(derp_map),
         dns: message.dns_config.and_then(|raw| element("DNSConfig", raw)).map(dns),
@@ -65,10 +65,10 @@ fn allowed(node: &mut response::Node, addresses: &[Prefix]) -> Vec<Prefix> {
     }
 }
 
-fn self_node(mut node: response::Node, now: SystemTime) -> Option<SelfNode> {
+fn self_node(mut node: response::Node, now: SystemTime) -> SelfNode {
     let addresses: Vec<Prefix> = parsed("Addresses", node.addresses.take());
     let allowed_ips = allowed(&mut node, &addresses);
-    Some(SelfNode {
+    SelfNode {
         id: NodeId(node.id),
         expired: expired(node.expired, node.key_expiry.as_deref(), now),
         capabilities: capabilities(&mut node),
@@ -81,7 +81,7 @@ fn self_node(mut node: response::Node, now: SystemTime) -> Option<SelfNode> {
         // A field that is false is left out.
         authorized: node.machine_authorized.unwrap_or(false),
         signed: node.key_signature.is_some_and(|signature| !signature.is_empty()),
-    })
+    }
 }
 
 fn peer(mut node: response::Node, now: SystemTime) -> Option<Peer> {
