@@ -99,3 +99,73 @@ fn cutting_and_joining_a_super_segment_allocates_nothing() {
     });
     assert_eq!(count, 0, "allocations for 12000 packets out of super-segments");
 }
+
+mod openvpn {
+    use adit_openvpn::data::{Channel, DataKeys, Inner, KeyMaterial, Parameters, Role, Shape, Suite};
+    use adit_openvpn::{Algorithm, Cipher, Compression, MssFix, Transport};
+
+    use super::*;
+
+    /// Sends `times` packets of 1400 bytes through the data channel; returns how many arrived.
+    fn run(ends: &mut [(Channel, DataKeys); 2], out: &mut Outbox, wire: &mut [u8], times: usize) -> usize {
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 9);
+        let packet = udp_packet(at("10.0.0.1"), at("10.0.0.2"), &[1; 1372]);
+        let to = (LinkId(0), Some(ADDRESSES[0].parse().unwrap()));
+        let (now, mut arrived) = (Instant::now(), 0);
+        let [(near, sealing), (far, opening)] = ends;
+        let mut work = || {
+            for _ in 0..times {
+                near.send(sealing, HostPacket::new(&packet), to, &mut out.net).unwrap();
+                out.net.drain(|batch| {
+                    for message in batch.data.chunks(batch.segment) {
+                        let copy = &mut wire[..message.len()];
+                        copy.copy_from_slice(message);
+                        let inner = far.receive(now, opening, copy).unwrap();
+                        arrived +=
+                            usize::from(matches!(inner, Inner::Packet(packet) if packet.len() == 1400));
+                    }
+                });
+            }
+        };
+        if times == 1 {
+            work();
+        } else {
+            assert_eq!(allocations(work), 0);
+        }
+        arrived
+    }
+
+    #[test]
+    fn no_cipher_and_no_framing_allocates_for_a_packet() {
+        let compressions = [Compression::None, Compression::Lzo, Compression::Stub, Compression::StubV2];
+        for (cipher, compression, fragment, epoch) in Cipher::ALL
+            .into_iter()
+            .flat_map(|cipher| compressions.map(|compression| (cipher, compression)))
+            .flat_map(|(cipher, compression)| {
+                [(cipher, compression, None, false), (cipher, compression, Some(700), true)]
+            })
+        {
+            for auth in [Algorithm::Md5, Algorithm::Sha1, Algorithm::Sha512] {
+                let suite = Suite { cipher, auth, epoch };
+                let shape = Shape {
+                    suite,
+                    peer_id: true,
+                    transport: Transport::Udp,
+                    outside_v6: false,
+                    compression,
+                    fragment,
+                    mssfix: MssFix::Default,
+                    tun_mtu: 1500,
+                };
+                let mut ends = [Role::Client, Role::Server].map(|role| {
+                    let parameters = Parameters { role, key_id: 0, peer_id: Some(1), replay_window: 64 };
+                    let material = KeyMaterial::new([7; 256].into());
+                    (Channel::new(shape), DataKeys::new(suite, &material, &parameters))
+                });
+                let (mut out, mut wire) = (Outbox::default(), vec![0; 2048]);
+                run(&mut ends, &mut out, &mut wire, 1);
+                assert_eq!(run(&mut ends, &mut out, &mut wire, 20), 20, "{shape:?}");
+            }
+        }
+    }
+}

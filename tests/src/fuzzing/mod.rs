@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod dns;
 mod fronts;
+mod openvpn;
 mod packet;
 mod program;
 mod stack;
@@ -15,6 +16,7 @@ pub use config::{adit_toml, wg_quick};
 pub use control::control_message;
 pub use dns::dns_message;
 pub use fronts::{http_head, socks_message};
+pub use openvpn::{openvpn_data, openvpn_push};
 pub use packet::ip_packet;
 pub use program::{program_dns, program_memory};
 pub use stack::stack_packet;
@@ -31,6 +33,8 @@ pub const TARGETS: &[Target] = &[
     ("dns_message", dns_message),
     ("http_head", http_head),
     ("ip_packet", ip_packet),
+    ("openvpn_data", openvpn_data),
+    ("openvpn_push", openvpn_push),
     ("program_dns", program_dns),
     ("program_memory", program_memory),
     ("socks_message", socks_message),

@@ -15,6 +15,7 @@ use crate::Cipher;
 
 pub use guard::Ground;
 pub use item::{DnsItem, Item, Problem, Redirect, Token, Topology};
+pub use network::Profile;
 pub use notice::{Notice, NoticeKind};
 pub use pull::{Progress, Pull};
 pub use pushed::{DnsServer, ProtocolFlags, Pushed};

@@ -8,24 +8,33 @@ use super::PushError;
 use super::guard::{Fate, Ground, Guard};
 use super::item::{Topology, mask_length};
 use super::pushed::Pushed;
-use crate::{Cipher, Config, PullFilter};
+use crate::{Cipher, Config, PullFilter, RouteOption};
 
-/// What the profile says of pushes and of the network.
+/// What the profile says of pushes and of the network: the part of a [`Config`] that matters here.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Profile {
-    pub(super) addresses: Vec<Prefix>,
-    pub(super) routes: Vec<crate::RouteOption>,
-    pub(super) dns: DnsConfig,
-    pub(super) block_ipv6: bool,
-    pub(super) tun_mtu: u16,
-    pub(super) ciphers: Vec<Cipher>,
-    pub(super) filters: Vec<PullFilter>,
-    pub(super) nopull: bool,
-    pub(super) protected: Vec<Prefix>,
+pub struct Profile {
+    /// As [`Config::addresses`].
+    pub addresses: Vec<Prefix>,
+    /// As [`Config::routes`].
+    pub routes: Vec<RouteOption>,
+    /// As [`Config::dns`].
+    pub dns: DnsConfig,
+    /// As [`Config::block_ipv6`].
+    pub block_ipv6: bool,
+    /// As [`Config::tun_mtu`].
+    pub tun_mtu: u16,
+    /// The ciphers that we offered.
+    pub ciphers: Vec<Cipher>,
+    /// As [`Config::pull_filters`].
+    pub filters: Vec<PullFilter>,
+    /// As [`Config::route_nopull`].
+    pub nopull: bool,
+    /// As [`Config::protected`].
+    pub protected: Vec<Prefix>,
 }
 
-impl Profile {
-    pub(super) fn new(config: &Config) -> Self {
+impl From<&Config> for Profile {
+    fn from(config: &Config) -> Self {
         let fallback = config.fallback_cipher.filter(|cipher| !config.data_ciphers.contains(cipher));
         Self {
             addresses: config.addresses.clone(),
@@ -39,7 +48,9 @@ impl Profile {
             protected: config.protected.clone(),
         }
     }
+}
 
+impl Profile {
     /// The network. Routes and DNS of the profile come first, and are not judged: its author is the user.
     pub(super) fn net_config(&self, pushed: &Pushed, guard: &Guard) -> Result<NetConfig, PushError> {
         let mut config = NetConfig { mtu: pushed.tun_mtu.unwrap_or(self.tun_mtu), ..NetConfig::default() };

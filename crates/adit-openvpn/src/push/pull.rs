@@ -89,10 +89,11 @@ impl Partial {
 impl Pull {
     /// Begins a connection to a server, whose address no push may take.
     pub fn new(config: &Config, server: Option<IpAddr>) -> Self {
-        Self::from_profile(Profile::new(config), server)
+        Self::from_profile(config.into(), server)
     }
 
-    pub(super) fn from_profile(profile: Profile, server: Option<IpAddr>) -> Self {
+    /// The same, from the part of a configuration that matters.
+    pub fn from_profile(profile: Profile, server: Option<IpAddr>) -> Self {
         let mut guard = Guard::new(&profile.protected);
         if let Some(server) = server {
             guard.protect(Prefix::host(server.to_canonical()));

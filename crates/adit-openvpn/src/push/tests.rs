@@ -1,4 +1,3 @@
-use super::network::Profile;
 use super::*;
 use crate::{PullFilter, PullVerdict};
 use adit_tunnel::{DnsConfig, DnsRoute, NetConfig, Prefix};
