@@ -89,7 +89,9 @@ impl Failure {
             failure.exit = stage.exit();
         }
         failure.summary = fault.summary.trim_end_matches('.').to_owned();
-        failure.evidence = fault.evidence.clone();
+        // A protocol may begin its observations with its verdict.
+        let said = |seen: &&String| seen.trim_end_matches('.') != failure.summary;
+        failure.evidence = fault.evidence.iter().filter(said).cloned().collect();
         failure
     }
 

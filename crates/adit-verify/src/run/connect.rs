@@ -234,7 +234,11 @@ impl Run<'_> {
         if class == "tunnel.down" {
             failure.exit = stage.exit();
         }
-        failure.seen(format!("waited {} for {}", seconds(stage.budget()), stage.waiting_for()))
+        let budget = match stage {
+            Stage::Handshake => self.plan.handshake.unwrap_or(stage.budget()),
+            _ => stage.budget(),
+        };
+        failure.seen(format!("waited {} for {}", seconds(budget), stage.waiting_for()))
     }
 
     fn of_fault(&self, fault: &Fault, stage: Stage) -> Failure {

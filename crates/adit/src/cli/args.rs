@@ -152,6 +152,9 @@ pub struct ConnectArgs {
     /// OpenVPN: the base32 secret of one-time codes: file:PATH, fd:N, env:NAME, command:…, or - for stdin
     #[arg(long, env = "ADIT_TOTP", hide_env = true, value_name = "SOURCE")]
     pub totp: Option<RawSource>,
+    /// OpenVPN: how long a server may stay silent before one over another transport is called as well; 0s tries them one after the other [default: 1500ms]
+    #[arg(long, env = "ADIT_RACE", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
+    pub race: Option<Duration>,
     /// Remove secrets from where they came: files are unlinked, variables unset
     #[arg(long, env = "ADIT_CONSUME", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub consume: bool,

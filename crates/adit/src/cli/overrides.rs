@@ -60,6 +60,7 @@ impl Context {
                 ),
                 totp: source("totp", "--totp", "ADIT_TOTP", &connect.totp)?,
             },
+            race: self.given("race", "--race", "ADIT_RACE", connect.race),
             consume: on("consume", "--consume", "ADIT_CONSUME", connect.consume),
             insecure_perms: on(
                 "insecure_perms",

@@ -45,6 +45,8 @@ pub struct ProfileEntry {
     pub login: Login,
     /// `provider`
     pub provider: Option<Setting<Provider>>,
+    /// `race`
+    pub race: Option<Setting<Duration>>,
     /// `auth.consume`
     pub consume: Option<Setting<bool>>,
     /// `mode`
@@ -167,6 +169,9 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     }
     profile.mode = table.parsed("mode", reader, mode);
     profile.strict = table.boolean("strict", reader);
+    profile.race = table.parsed("race", reader, |text| {
+        duration::parse(text).map_err(|why| (why, "write a duration like \"1500ms\", or \"0s\"".to_owned()))
+    });
     profile.expose = table.list("expose", reader, |text| {
         text.parse()
             .map_err(|error| (format!("{error}"), "write ports, like [8080, \"5353/udp\"]".to_owned()))

@@ -1,7 +1,7 @@
 //! OpenVPN in the configuration: where passwords and answers come from, and the profile that they belong to.
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use adit_openvpn::{Clock, Config, Credentials};
 use adit_providers::ovpn::{self, Answers, Ovpn, Supplied, Totp, UserPass};
@@ -10,9 +10,6 @@ use adit_providers::{Opened, Problem, Reader, Secret, SecretSource};
 
 use super::{Dialect, Failures, Setting, Settings};
 use crate::failure::{self, Failure};
-
-/// How long a server over UDP may stay silent before one over TCP is called as well.
-const HEAD_START: Duration = Duration::from_millis(1500);
 
 /// A kind of private network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,7 +163,7 @@ impl Settings {
                 challenge: answers.fixed().cloned(),
                 protected: Vec::new(),
                 sso: vec!["webauth", "openurl", "crtext"],
-                race: Some(HEAD_START),
+                race: Some(self.race.value).filter(|head_start| !head_start.is_zero()),
                 clock: Clock { instant: Instant::now(), unix },
             })
             .map_err(|problems| {

@@ -17,6 +17,9 @@ use super::{Dialect, Failures, Mode, Place, duration, search};
 use crate::failure::{self, Failure};
 use crate::fronts::ExposeSpec;
 
+/// How long an OpenVPN server may stay silent before one over another transport is called as well.
+const HEAD_START: Duration = Duration::from_millis(1500);
+
 /// How long connecting and verifying may take together.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,8 @@ pub struct Overrides {
     pub preshared_key: Option<Setting<SecretSource>>,
     /// What only OpenVPN asks for.
     pub login: Login,
+    /// The head start of an OpenVPN server.
+    pub race: Option<Setting<Duration>>,
     /// Whether secrets are removed from where they came.
     pub consume: Option<Setting<bool>>,
     /// Whether secret files that others can read are accepted.
@@ -66,6 +71,9 @@ pub struct Settings {
     pub preshared_key: Setting<Option<SecretSource>>,
     /// What only OpenVPN asks for.
     pub login: Login,
+    /// How long an OpenVPN server may stay silent before one over another transport is called as well; zero tries
+    /// them one after the other.
+    pub race: Setting<Duration>,
     /// Whether secrets are removed from where they came.
     pub consume: Setting<bool>,
     /// Whether secret files that others can read are accepted.
@@ -258,6 +266,7 @@ fn merge(
         private_key: Setting::first([some(over.private_key), some(profile.private_key)], None),
         preshared_key: Setting::first([some(over.preshared_key), some(profile.preshared_key)], None),
         login: over.login.over(profile.login),
+        race: Setting::first([over.race, profile.race], HEAD_START),
         provider: Setting::first([profile.provider.map(|setting| setting.map(Some))], None),
         consume: Setting::first([over.consume, profile.consume], false),
         insecure_perms: Setting::first([over.insecure_perms], false),
@@ -320,6 +329,7 @@ impl Settings {
             entry("mode", &self.mode, |mode| json!(mode.word())),
             entry("strict", &self.strict, |on| json!(on)),
             entry("verify.targets", &self.targets, |targets| json!(targets)),
+            entry("race", &self.race, |time| json!(duration::display(*time))),
             entry("verify.timeout", &self.timeout, |time| json!(duration::display(*time))),
             entry("proxy.socks", &self.socks, shown),
             entry("proxy.http", &self.http, shown),

@@ -154,7 +154,7 @@ pub(super) fn refusal(text: &str, tags: &[String]) -> ControlError {
         ("ts.tag.denied", format!("the tags {} are not permitted", tags.join(", ")))
     } else if says(&["node key"]) || says(&["nodekey"]) {
         ("ts.nodekey.expired", "the node's key is not accepted".to_owned())
-    } else if key && says(&["already", "used"]) || key && says(&["has been used"]) {
+    } else if key && (says(&["already", "used"]) || says(&["has been used"])) {
         ("ts.key.used", "the auth key was for one use, and it has been used".to_owned())
     } else if key && says(&["expired"]) {
         ("ts.key.expired", "the auth key has expired".to_owned())
