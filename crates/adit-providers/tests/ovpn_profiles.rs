@@ -208,6 +208,19 @@ fn names_of_options_stand_once_in_the_table() {
 }
 
 #[test]
+fn the_page_of_options_is_that_of_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openvpn-options.md");
+    let page = options::markdown();
+    if std::env::var_os("INSTA_UPDATE").is_some_and(|value| value == "always") {
+        fs::write(&path, &page).unwrap();
+    }
+    assert!(
+        fs::read_to_string(path).unwrap() == page,
+        "INSTA_UPDATE=always cargo test -p adit-providers writes it"
+    );
+}
+
+#[test]
 fn the_tunnel_gets_what_the_profile_says() {
     use adit_openvpn::{Cipher, Compression, Direction, MssFix, Transport, Via, Wrap};
     let nord = config("nordvpn");

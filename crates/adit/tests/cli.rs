@@ -93,6 +93,98 @@ fn collect(command: &clap::Command, prefix: &mut Vec<String>, paths: &mut Vec<Ve
     }
 }
 
+/// An OpenVPN profile after the shape of PiVPN's, with user and password beside its encrypted key.
+fn profile() -> String {
+    let key = |name: &str| {
+        let path = format!("{}/../adit-providers/tests/keys/{name}", env!("CARGO_MANIFEST_DIR"));
+        fs::read_to_string(path).unwrap()
+    };
+    format!(
+        "client\nremote vpn.example.com 1194 udp\nremote vpn.example.com 443 tcp\nremote-cert-tls server\nauth SHA256\n\
+         auth-user-pass\nup /etc/up.sh\n<ca>\n{}</ca>\n<cert>\n{}</cert>\n<key>\n{}</key>\n<tls-crypt>\n{}</tls-crypt>\n",
+        key("ca.crt"),
+        key("client.crt"),
+        key("pbes2-aes256.key"),
+        key("ta.key")
+    )
+}
+
+#[test]
+fn config_check_explains_an_openvpn_profile_and_what_it_needs() {
+    let room = Room::new("openvpn");
+    room.file("corp.ovpn", 0o600, &profile());
+    room.file("login", 0o600, "alice\ncanary-7b1e\n");
+    room.file("pass", 0o600, "test-password\n");
+    room.file("wrong", 0o600, "canary-wrong\n");
+    let check = |more: &[&str]| {
+        let arguments: Vec<&str> = ["config", "check", "corp.ovpn"].iter().chain(more).copied().collect();
+        transcript(&mut room.adit(&arguments))
+    };
+    insta::assert_snapshot!("config-check-openvpn", check(&[]));
+    insta::assert_snapshot!("config-check-openvpn-json", check(&["--json"]));
+    let whole = check(&["--auth-user-pass", "file:login", "--key-pass", "file:pass"]);
+    assert!(
+        whole.starts_with("exit: 0\n") && !whole.contains("needs") && !whole.contains("canary"),
+        "{whole}"
+    );
+    let wrong = check(&["--auth-user-pass", "file:login", "--key-pass", "file:wrong"]);
+    assert!(wrong.starts_with("exit: 11\n") && wrong.contains("the password does not open it"), "{wrong}");
+    assert!(!wrong.contains("canary"), "{wrong}");
+    let twice = check(&["--challenge", "file:pass", "--totp", "file:pass"]);
+    assert!(twice.starts_with("exit: 2\n"), "{twice}");
+    let strict = check(&["--strict"]);
+    assert!(strict.starts_with("exit: 2\n") && strict.contains("scripts are never run"), "{strict}");
+}
+
+#[test]
+fn an_adit_toml_names_a_profile_and_where_its_passwords_come_from() {
+    let room = Room::new("openvpn-toml");
+    room.file("corp.ovpn", 0o600, &profile());
+    room.file(
+        "adit.toml",
+        0o600,
+        "version = 1\n[profile.corp]\nprovider = \"openvpn\"\nconfig = \"corp.ovpn\"\n\
+         auth = { user_pass = \"file:login\", key_pass = \"env:KEY_PASS\", totp = \"file:totp\" }\n",
+    );
+    let show = |more: &[&str]| {
+        let arguments: Vec<&str> = ["config", "show", "--origin"].iter().chain(more).copied().collect();
+        transcript(&mut room.adit(&arguments))
+    };
+    let said = show(&[]);
+    let line = |key: &str, said: &str| {
+        let line = said.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("auth.user_pass", &said), "auth.user_pass file:login # adit.toml:5");
+    assert_eq!(line("auth.totp", &said), "auth.totp file:totp # adit.toml:5");
+    // One way to answer on the command line takes the place of another in the file.
+    let over = show(&["--challenge-cmd", "echo 1"]);
+    assert_eq!(line("auth.challenge_cmd", &over), "auth.challenge_cmd echo 1 # --challenge-cmd");
+    assert_eq!(line("auth.totp", &over), "auth.totp - # default");
+
+    room.file(
+        "adit.toml",
+        0o600,
+        "version = 1\n[profile.corp]\nprovider = \"wireguard\"\nconfig = \"corp.ovpn\"\n",
+    );
+    let other = transcript(&mut room.adit(&["config", "check"]));
+    assert!(other.contains("no file for the provider wireguard"), "{other}");
+    room.file("adit.toml", 0o600, "version = 1\n[profile.corp]\nconfig = \"corp.ovpn\"\nuser_pas = \"-\"\n");
+    let misspelt = transcript(&mut room.adit(&["config", "check"]));
+    assert!(misspelt.contains("write `user_pass` in [profile.corp.auth]"), "{misspelt}");
+}
+
+#[test]
+fn explain_lists_what_becomes_of_each_option() {
+    let room = Room::new("options");
+    let said = transcript(&mut room.adit(&["explain", "--options", "openvpn"]));
+    assert!(said.starts_with("exit: 0\n"));
+    let row = said.lines().find(|line| line.trim_start().starts_with("plugin ")).unwrap();
+    assert!(row.contains("left out") && row.contains("plugins are never loaded"), "{row}");
+    let json = transcript(&mut room.adit(&["explain", "--options", "openvpn", "--json"]));
+    assert!(json.contains("\"treatment\": \"refused\""));
+}
+
 #[test]
 fn wrong_usage_ends_with_2_and_says_what_to_do() {
     let room = Room::new("usage");
@@ -115,7 +207,7 @@ fn wrong_usage_ends_with_2_and_says_what_to_do() {
         ("no-configuration", &["config", "check"]),
         ("missing-file", &["config", "check", "nowhere.conf"]),
         ("exposed-file", &["exec", "--config", "open.conf", "--", "true"]),
-        ("other-provider", &["config", "check", "corp.ovpn"]),
+        ("incomplete-profile", &["config", "check", "corp.ovpn"]),
         ("bad-toml", &["config", "check", "bad.toml"]),
         ("profile-of-a-file", &["config", "check", "lab.conf", "--profile", "x"]),
     ];

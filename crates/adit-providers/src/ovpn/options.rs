@@ -429,6 +429,56 @@ pub fn find(name: &str) -> Option<&'static OptionSpec> {
     all().find(|option| option.name == name)
 }
 
+impl Treatment {
+    /// A word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Used => "used",
+            Self::Quiet => "no effect",
+            Self::Noted(_) => "left out",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    /// Why it is left out or refused.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Used | Self::Quiet => None,
+            Self::Noted(why) | Self::Refused(why) => Some(why),
+        }
+    }
+}
+
+/// The table as a page in Markdown.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# OpenVPN options\n\nWhat becomes of every option of an OpenVPN profile. `adit explain --options openvpn` prints the same; the\n\
+         table is that of the parser, and a test keeps this page equal to it.\n\n\
+         * **used**: adit does what it says.\n\
+         * **no effect**: it makes no difference here, and nothing is said about it.\n\
+         * **left out**: it is not carried out, and `adit config check` says so with the reason.\n\
+         * **refused**: the profile is refused at this line, with the reason.\n\n\
+         Options may begin with `--`. Options marked with `<>` may hold their content in the profile, as\n\
+         `<name> … </name>`. An option that is not in this table is left out with a warning, or refused with `--strict`;\n\
+         `setenv opt`, `ignore-unknown-option` and `setenv FORWARD_COMPATIBLE 1` silence that.\n",
+    );
+    for (section, options) in SECTIONS {
+        page.push_str(&format!("\n## {section}\n\n| option | | about |\n|---|---|---|\n"));
+        for option in *options {
+            let block = if option.inline { " <>" } else { "" };
+            let why = option.treatment.reason().map_or(String::new(), |why| format!(" — {why}"));
+            let about = option.about.replace('<', "\\<");
+            page.push_str(&format!(
+                "| `{}{block}` | {} | {about}{} |\n",
+                option.name,
+                option.treatment.word(),
+                why.replace('<', "\\<")
+            ));
+        }
+    }
+    page
+}
+
 /// The name of an option that was probably meant.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let name: String = name.chars().take(64).collect::<String>().to_lowercase();

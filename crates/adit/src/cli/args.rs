@@ -397,11 +397,22 @@ pub struct DemoClientArgs {
 Examples:
   adit explain wg.silent
   adit explain exit-codes
+  adit explain --options openvpn
   adit explain --json wg.silent")]
 pub struct ExplainArgs {
+    /// List the options of profiles of this provider, and what becomes of each
+    #[arg(long, value_name = "PROVIDER", conflicts_with = "code")]
+    pub options: Option<OptionsOf>,
     /// The code of a class, or exit-codes; without it all classes are listed
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
+}
+
+/// Whose options are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OptionsOf {
+    /// Those of an OpenVPN profile
+    Openvpn,
 }
 
 /// `adit man`

@@ -6,10 +6,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use adit_providers::Reader;
+use adit_providers::ovpn::Ovpn;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{ConfigCheckArgs, ConfigCommand, ConfigInitArgs, ConfigShowArgs, Context};
-use crate::config::{Failures, ProviderFile, Settings};
+use crate::config::{CheckedFile, Failures, Settings};
 use crate::failure::{self, Exit, Failure};
 
 const EXAMPLE: &str = include_str!("../config/example.toml");
@@ -27,7 +28,7 @@ fn check(context: &mut Context, args: &ConfigCheckArgs) -> Result<Exit, Failure>
         let mut settings = context.settings_or_all(&args.connect, args.file.clone())?;
         // Whoever checks wants to run afterwards.
         settings.consume.value = false;
-        let (file, warnings) = settings.provider_file(Reader::default())?;
+        let (file, warnings) = settings.check(Reader::default())?;
         Ok((settings, file, warnings))
     };
     let checked: Result<_, Failures> = read();
@@ -38,30 +39,44 @@ fn check(context: &mut Context, args: &ConfigCheckArgs) -> Result<Exit, Failure>
     for warning in &warnings {
         context.ui.warning(warning);
     }
-    context.ui.result(&summary(&settings, &file, warnings.len()))?;
+    let mut said = summary(&settings, &file, warnings.len());
+    if let CheckedFile::OpenVpn { profile, needs } = &file {
+        said.push_str(&explanation(profile, needs));
+    }
+    context.ui.result(&said)?;
     Ok(Exit::Ok)
 }
 
 fn check_json(
     context: &Context,
-    checked: Result<(Settings, ProviderFile, Vec<Failure>), Failures>,
+    checked: Result<(Settings, CheckedFile, Vec<Failure>), Failures>,
 ) -> Result<Exit, Failure> {
-    let (profile, failures, warnings) = match checked {
-        Ok((settings, _, warnings)) => (Some(settings.profile.value), Vec::new(), warnings),
-        Err(Failures(failures)) => (None, failures, Vec::new()),
+    let (profile, file, failures, warnings) = match checked {
+        Ok((settings, file, warnings)) => (Some(settings.profile.value), Some(file), Vec::new(), warnings),
+        Err(Failures(failures)) => (None, None, failures, Vec::new()),
     };
     let exit = failures.first().map_or(Exit::Ok, |failure| failure.exit);
-    context.ui.json(&json!({
+    let mut object = json!({
         "schema": "adit.config/1",
         "ok": failures.is_empty(),
         "profile": profile,
+        "provider": file.as_ref().map(|file| match file {
+            CheckedFile::WgQuick(_) => "wireguard",
+            CheckedFile::OpenVpn { .. } => "openvpn",
+        }),
         "failures": failures,
         "warnings": warnings,
-    }))?;
+    });
+    if let (Some(CheckedFile::OpenVpn { profile, needs }), Some(object)) = (file, object.as_object_mut()) {
+        let facts = profile.explain().into_iter().map(|fact| (fact.key.to_owned(), json!(fact.values)));
+        object.insert("explanation".to_owned(), facts.collect::<Map<_, _>>().into());
+        object.insert("needs".to_owned(), json!(needs));
+    }
+    context.ui.json(&object)?;
     Ok(exit)
 }
 
-fn summary(settings: &Settings, file: &ProviderFile, warnings: usize) -> String {
+fn summary(settings: &Settings, file: &CheckedFile, warnings: usize) -> String {
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let targets = settings.targets.value.len();
     let checked = match targets {
@@ -69,8 +84,10 @@ fn summary(settings: &Settings, file: &ProviderFile, warnings: usize) -> String 
         count => plural(count, "target"),
     };
     let tunnel = match file {
-        ProviderFile::WgQuick(file) => format!("wireguard, {}", plural(file.peers.len(), "peer")),
-        ProviderFile::OpenVpn(file) => format!("openvpn, {}", plural(file.profile.remotes.len(), "server")),
+        CheckedFile::WgQuick(file) => format!("wireguard, {}", plural(file.peers.len(), "peer")),
+        CheckedFile::OpenVpn { profile, .. } => {
+            format!("openvpn, {}", plural(profile.remotes.len(), "server"))
+        }
     };
     format!(
         "{}: profile {}, {tunnel}, {checked}; {}",
@@ -78,6 +95,24 @@ fn summary(settings: &Settings, file: &ProviderFile, warnings: usize) -> String 
         settings.profile.value,
         if warnings == 0 { "nothing is wrong".to_owned() } else { plural(warnings, "warning") },
     )
+}
+
+/// What a profile is and what will be done with it, a fact a line.
+fn explanation(profile: &Ovpn, needs: &[&str]) -> String {
+    let mut facts: Vec<(&str, Vec<String>)> =
+        profile.explain().into_iter().map(|fact| (fact.key, fact.values)).collect();
+    if !needs.is_empty() {
+        facts.push(("needs", needs.iter().map(|flag| (*flag).to_owned()).collect()));
+    }
+    let width = facts.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (key, values) in facts {
+        for (index, value) in values.iter().enumerate() {
+            let key = if index == 0 { key } else { "" };
+            text.push_str(&format!("\n  {key:width$}  {value}"));
+        }
+    }
+    text
 }
 
 fn show(context: &mut Context, args: &ConfigShowArgs) -> Result<Exit, Failure> {

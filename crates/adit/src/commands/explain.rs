@@ -1,14 +1,23 @@
 //! `adit explain`
 
+use adit_providers::ovpn::options::{self, OptionSpec};
 use adit_verify::catalogue::{self, Class, Severity, Words};
 use serde_json::{Value, json};
 
-use crate::cli::{Context, ExplainArgs};
+use crate::cli::{Context, ExplainArgs, OptionsOf};
 use crate::{Exit, Failure, failure};
 
 /// Prints the page of a class, the exit codes, or the list of all classes.
 pub(crate) fn run(context: &mut Context, args: &ExplainArgs) -> Result<Exit, Failure> {
     let json = context.global.json;
+    if let Some(OptionsOf::Openvpn) = args.options {
+        if json {
+            context.ui.json(&options::all().map(option).collect::<Vec<_>>())?;
+        } else {
+            context.ui.result(option_table().trim_end())?;
+        }
+        return Ok(Exit::Ok);
+    }
     match args.code.as_deref() {
         None if json => context.ui.json(&catalogue::all().map(entry).collect::<Vec<_>>()),
         None => context.ui.result(list().trim_end()),
@@ -57,6 +66,32 @@ fn list() -> String {
     let width = catalogue::all().map(|class| class.code.len()).max().unwrap_or(0);
     let line = |class: &Class| format!("{:width$}  {}\n", class.code, class.summary(&Words::default()));
     catalogue::all().map(line).collect()
+}
+
+fn option(option: &OptionSpec) -> Value {
+    json!({
+        "name": option.name,
+        "treatment": option.treatment.word(),
+        "reason": option.treatment.reason(),
+        "parameters": [option.least, option.most],
+        "inline": option.inline,
+        "about": option.about,
+    })
+}
+
+fn option_table() -> String {
+    let width = options::all().map(|option| option.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (section, rows) in options::SECTIONS {
+        text.push_str(&format!("{section}\n"));
+        for row in *rows {
+            let why = row.treatment.reason().map_or(String::new(), |why| format!(" ({why})"));
+            let word = row.treatment.word();
+            text.push_str(&format!("  {:width$}  {word:9}  {}{why}\n", row.name, row.about));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn exit_codes() -> Vec<Value> {

@@ -20,7 +20,7 @@ pub use dialect::Dialect;
 pub use file::{File, ForwardEntry, ProfileEntry};
 pub use find::{Place, search};
 pub use mode::Mode;
-pub use openvpn::{Login, OpenVpnProfile, Provider, ProviderFile};
+pub use openvpn::{CheckedFile, Login, OpenVpnProfile, Provider, ProviderFile};
 pub use setting::{Origin, Setting};
 pub use settings::{Entry, Overrides, Settings, load, load_text};
 

@@ -96,6 +96,27 @@ pub struct OpenVpnProfile {
     pub profile: Ovpn,
 }
 
+/// A file of a provider, for somebody who wants to know what it says.
+#[derive(Debug)]
+pub enum CheckedFile {
+    /// A wg-quick file.
+    WgQuick(WgQuick),
+    /// An OpenVPN profile.
+    OpenVpn {
+        /// The profile.
+        profile: Box<Ovpn>,
+        /// The flags that a connection needs and that are not given.
+        needs: Vec<&'static str>,
+    },
+}
+
+/// A profile with what came of it.
+struct Loaded {
+    config: Result<Config, Failures>,
+    answers: Answers,
+    profile: Ovpn,
+}
+
 impl Settings {
     /// Reads the provider's file and the secrets that belong to it. `reader` says how; its rules are set from these
     /// settings. The second value is what is doubtful.
@@ -104,19 +125,7 @@ impl Settings {
     ///
     /// Everything that is wrong with them. With `strict`, what is doubtful too.
     pub fn provider_file(&self, reader: Reader) -> Result<(ProviderFile, Vec<Failure>), Failures> {
-        let opened = self.open(&reader)?;
-        let found = match ovpn::text(opened.content.expose()).map(|text| Dialect::of(&text)) {
-            Some(Dialect::OpenVpn) => Provider::OpenVpn,
-            _ => Provider::WireGuard,
-        };
-        if let Some(named) = self.provider.value.filter(|named| *named != found) {
-            let name = self.config.value.display();
-            return Err(failure::of("config.value", format!("{name} is no file for the provider {named}"))
-                .seen(format!("{} names that provider; the file is for {found}", self.provider.origin))
-                .with_fix(vec![format!("write provider = \"{found}\", or name another file")])
-                .into());
-        }
-        let whole = Self { opened: Some(opened), ..self.clone() };
+        let (found, whole) = self.told(&reader)?;
         match found {
             Provider::WireGuard => {
                 let (file, warnings) = whole.wg_quick(reader)?;
@@ -129,6 +138,58 @@ impl Settings {
         }
     }
 
+    /// Like [`provider_file`](Self::provider_file), for somebody who wants to know what a file says: what is given is
+    /// checked, and what is not given yet is no failure.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them. With `strict`, what is doubtful too.
+    pub fn check(&self, reader: Reader) -> Result<(CheckedFile, Vec<Failure>), Failures> {
+        let (found, whole) = self.told(&reader)?;
+        if found == Provider::WireGuard {
+            let (file, warnings) = whole.wg_quick(reader)?;
+            return Ok((CheckedFile::WgQuick(file), warnings));
+        }
+        let (loaded, mut warnings) = whole.load(reader)?;
+        let mut needs = Vec::new();
+        if let Err(failures) = loaded.config {
+            for failure in &failures.0 {
+                match failure.class.as_str() {
+                    "ovpn.creds.missing" if self.login.user_pass.is_none() => needs.push("--auth-user-pass"),
+                    "ovpn.key.passphrase" if self.login.key_pass.is_none() => needs.push("--key-pass"),
+                    _ => return Err(failures),
+                }
+            }
+        }
+        // The first of several needs hides the others.
+        if loaded.profile.wants_user_pass()
+            && loaded.profile.user_pass().is_none()
+            && self.login.user_pass.is_none()
+            && !needs.contains(&"--auth-user-pass")
+        {
+            needs.push("--auth-user-pass");
+        }
+        warnings = whole.judged(warnings)?;
+        Ok((CheckedFile::OpenVpn { profile: Box::new(loaded.profile), needs }, warnings))
+    }
+
+    /// The provider that the file's content tells, and these settings with that content.
+    fn told(&self, reader: &Reader) -> Result<(Provider, Self), Failures> {
+        let opened = self.open(reader)?;
+        let found = match ovpn::text(opened.content.expose()).map(|text| Dialect::of(&text)) {
+            Some(Dialect::OpenVpn) => Provider::OpenVpn,
+            _ => Provider::WireGuard,
+        };
+        if let Some(named) = self.provider.value.filter(|named| *named != found) {
+            let name = self.config.value.display();
+            return Err(failure::of("config.value", format!("{name} is no file for the provider {named}"))
+                .seen(format!("{} names that provider; the file is for {found}", self.provider.origin))
+                .with_fix(vec![format!("write provider = \"{found}\", or name another file")])
+                .into());
+        }
+        Ok((found, Self { opened: Some(opened), ..self.clone() }))
+    }
+
     /// Reads the OpenVPN profile and the secrets that belong to it, otherwise like
     /// [`provider_file`](Self::provider_file).
     ///
@@ -136,6 +197,11 @@ impl Settings {
     ///
     /// Everything that is wrong with them. With `strict`, what is doubtful too.
     pub fn openvpn(&self, reader: Reader) -> Result<(OpenVpnProfile, Vec<Failure>), Failures> {
+        let (Loaded { config, answers, profile }, warnings) = self.load(reader)?;
+        Ok((OpenVpnProfile { config: config?, answers, profile }, self.judged(warnings)?))
+    }
+
+    fn load(&self, reader: Reader) -> Result<(Loaded, Vec<Failure>), Failures> {
         let mut reader =
             Reader { consume: self.consume.value, insecure_perms: self.insecure_perms.value, ..reader };
         let mut warnings = Vec::new();
@@ -168,8 +234,8 @@ impl Settings {
             })
             .map_err(|problems| {
                 Failures(problems.0.into_iter().map(|wrong| failure::of_problem(wrong, &name)).collect())
-            })?;
-        Ok((OpenVpnProfile { config, answers, profile }, self.judged(warnings)?))
+            });
+        Ok((Loaded { config, answers, profile }, warnings))
     }
 
     /// The profile alone: nothing else is asked for.
