@@ -28,7 +28,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 pub struct EngineOptions {
     /// Where packets of the private network go.
     pub end: End,
-    /// The destinations that may be reached at all; `None` allows whatever the network routes.
+    /// The destinations that may be reached at all; `None` allows whatever the network routes. Not with a TUN device.
     pub allow: Option<Vec<Prefix>>,
 }
 
@@ -95,6 +95,11 @@ impl<T: Tunnel + Send + 'static> Engine<T> {
             table
         });
         let system = matches!(options.end, End::Tun(_));
+        if system && allowed.is_some() {
+            // Programs send through a device without asking; a list that binds only those who ask is none.
+            let why = "a TUN device cannot keep a list of allowed destinations";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
         let (driver, parts) = Driver::new(tunnel, seed, options.end, allowed.clone())?;
         let thread = thread::Builder::new().name("adit-driver".to_owned()).spawn(move || driver.run())?;
         Ok(Self {

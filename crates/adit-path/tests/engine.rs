@@ -9,10 +9,10 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use adit_path::{
-    Connect, ConnectFailure, Destination, EngineOptions, Flow, Listen, Network, Phase, PingKind, Query,
-    ResolveFailure, Udp, UdpFailure, UdpMessage,
+    Connect, ConnectFailure, Destination, End, Engine, EngineOptions, Flow, Listen, Network, Phase, PingKind,
+    Query, ResolveFailure, TunOptions, Udp, UdpFailure, UdpMessage,
 };
-use adit_wireguard::Command;
+use adit_wireguard::{Command, WireGuard};
 use common::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -107,6 +107,15 @@ async fn an_allow_list_denies_the_rest() {
     let failure = within(client.connect(at(SERVER, 80), Connect::default())).await.unwrap_err();
     let ConnectFailure::Denied(why) = failure else { panic!("{failure:?}") };
     assert!(why.contains(SERVER), "{why}");
+}
+
+#[test]
+fn a_device_is_not_started_with_a_list_that_it_cannot_keep() {
+    let end = End::Tun(TunOptions::new(std::path::Path::new("/nonexistent")));
+    let options = EngineOptions { end, allow: Some(vec!["10.77.0.5/32".parse().unwrap()]) };
+    let tunnel = WireGuard::new(client_config(free_port()), 7, Instant::now());
+    let error = Engine::start(tunnel, options).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use adit_path::{EngineOptions, Network};
+use adit_path::Network;
 
 use crate::cli::{ConnectArgs, Context, Global};
 use crate::config::{self, Origin, Overrides, Place, Setting};
@@ -55,7 +55,7 @@ pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile
     for warning in &profile.warnings {
         context.ui.warning(warning);
     }
-    let session = Session::start(profile.tunnel.clone(), EngineOptions::default())?;
+    let session = Session::start(profile.tunnel.clone(), profile.engine_options())?;
     Ok((profile, session))
 }
 

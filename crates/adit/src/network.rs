@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_path::{
-    Answer, Destination, EngineOptions, FlowStream, Listen, Listener, PingKind, Pong, Query, Status, Udp,
-    UdpSocket,
+    Answer, Destination, FlowStream, Listen, Listener, PingKind, Pong, Query, Status, Udp, UdpSocket,
 };
 use adit_verify::{Context as Words, NetworkDialer, Report};
 use tokio::sync::watch;
@@ -47,7 +46,8 @@ impl Network {
     /// # Errors
     /// Why no connection was made within the profile's time.
     pub async fn connect(profile: Profile) -> Result<Self, Failure> {
-        let session = Session::start(profile.tunnel, EngineOptions::default())?;
+        let options = profile.engine_options();
+        let session = Session::start(profile.tunnel, options)?;
         session.up(profile.timeout).await?;
         let provider = session.provider().word().to_owned();
         Ok(Self { network: session.network(), session: Some(session), profile: profile.name, provider })

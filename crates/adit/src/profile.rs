@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_intercept::hygiene;
+use adit_path::EngineOptions;
 use adit_providers::Reader;
 
-use crate::Failure;
 #[cfg(feature = "cli")]
 use crate::cli::{ConnectArgs, Context};
 use crate::config::{
     self, Failures, Mode, OpenVpnProfile, Origin, Overrides, Place, ProviderFile, Setting, Settings,
 };
 use crate::session::{OpenVpnConfig, TunnelConfig};
+use crate::{Failure, failure};
 
 /// Everything that a session is started with, checked.
 #[derive(Debug)]
@@ -92,6 +93,12 @@ impl Profile {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn of(settings: Settings, reader: Reader) -> Result<Self, Failures> {
+        if settings.mode.value == Mode::Tun && !settings.allow.value.is_empty() {
+            return Err(failure::of("env.mode", "a TUN device cannot keep the profile's allow list")
+                .seen("programs send packets through a device without asking".to_owned())
+                .with_fix(vec!["use --mode userspace, or take `allow` out of the profile".to_owned()])
+                .into());
+        }
         let (file, warnings) = settings.provider_file(reader)?;
         let tunnel = match file {
             ProviderFile::WgQuick(file) => file.tunnel_config(None).into(),
@@ -110,6 +117,12 @@ impl Profile {
             warnings,
             settings,
         })
+    }
+
+    /// How the engine of a session must be made, but for its packet end.
+    pub fn engine_options(&self) -> EngineOptions {
+        let allow = &self.settings.allow.value;
+        EngineOptions { allow: (!allow.is_empty()).then(|| allow.clone()), ..EngineOptions::default() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, StatusArgs, UpArgs, VerifyArgs};
+use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs, StatusArgs, UpArgs, VerifyArgs};
 use crate::config::Provider;
 use crate::config::{Mode, duration};
 
@@ -239,6 +239,8 @@ pub enum Command {
     Nc(NcArgs),
     /// Ask the network's DNS
     Dns(DnsArgs),
+    /// Say which way the packets to a host go, and why
+    Route(RouteArgs),
     /// Ask whether a host of the network answers
     Ping(PingArgs),
     /// See all of it at work on this machine: an embedded private network, verified, and a program in it

@@ -127,6 +127,7 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
         Command::Proxy(args) => commands::proxy::run(context, args),
         Command::Nc(args) => commands::nc::run(context, args),
         Command::Dns(args) => commands::dns::run(context, args),
+        Command::Route(args) => commands::route::run(context, args),
         Command::Ping(args) => commands::ping::run(context, args),
         Command::Demo(args) => return commands::demo::run(context, args),
         Command::DemoClient(args) => commands::demo::client(context, args),

@@ -198,6 +198,16 @@ pub enum RecordKind {
     Ptr,
 }
 
+/// `adit route`
+#[derive(Clone, Debug, Args)]
+pub struct RouteArgs {
+    /// How to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// A host name or address
+    pub host: String,
+}
+
 /// `adit ping`
 #[derive(Clone, Debug, Args)]
 pub struct PingArgs {

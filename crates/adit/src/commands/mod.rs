@@ -14,6 +14,7 @@ pub(crate) mod man;
 pub(crate) mod nc;
 pub(crate) mod ping;
 pub(crate) mod proxy;
+pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod verify;

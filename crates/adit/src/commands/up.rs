@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_path::{EngineOptions, Phase};
+use adit_path::Phase;
 use adit_verify::health::Change;
 use adit_verify::{Event, Observer as _, Plan, Report};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -45,7 +45,7 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     let path = socket_path(&context.global, &profile.name)?;
     let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
-    let session = Session::start(profile.tunnel.clone(), EngineOptions::default())?;
+    let session = Session::start(profile.tunnel.clone(), profile.engine_options())?;
     let plan = Wanted::of(&profile, &session, &args.connect).plan()?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_providers::SecretSource;
+use adit_tunnel::{ParsePrefixError, Prefix};
 use toml::de::DeTable;
 
 use super::openvpn::{Login, Provider};
@@ -65,6 +66,8 @@ pub struct ProfileEntry {
     pub http: Option<Setting<SocketAddr>>,
     /// `expose`
     pub expose: Option<Setting<Vec<ExposeSpec>>>,
+    /// `allow.out`
+    pub allow: Option<Setting<Vec<Prefix>>>,
 }
 
 impl File {
@@ -195,6 +198,13 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
             duration::parse(text).map_err(|why| (why, "write a duration like \"60s\"".to_owned()))
         });
         verify.finish(reader);
+    }
+    if let Some(mut allow) = table.table("allow", reader) {
+        profile.allow = allow.list("out", reader, |text| {
+            let fix = "write addresses and prefixes of the network, like [\"10.8.0.0/16\", \"10.9.0.5\"]";
+            text.parse().map_err(|error: ParsePrefixError| (error.to_string(), fix.to_owned()))
+        });
+        allow.finish(reader);
     }
     if let Some(mut proxy) = table.table("proxy", reader) {
         profile.socks = proxy.parsed("socks", reader, listen);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use adit_providers::wgquick::{self, Supplied, WgQuick};
 use adit_providers::{Opened, Problem, Reader, SecretKey, SecretSource, ovpn};
+use adit_tunnel::Prefix;
 use serde_json::{Value, json};
 
 use super::file::{self, File, ForwardEntry, ProfileEntry};
@@ -92,6 +93,8 @@ pub struct Settings {
     pub socks: Setting<Option<SocketAddr>>,
     /// Where the HTTP proxy listens.
     pub http: Setting<Option<SocketAddr>>,
+    /// The destinations that programs may reach; none allows whatever the network routes.
+    pub allow: Setting<Vec<Prefix>>,
     /// The ports of this machine that peers may reach.
     pub expose: Setting<Vec<ExposeSpec>>,
     /// Where state is kept; `None` keeps it in memory.
@@ -277,6 +280,7 @@ fn merge(
         forwards: profile.forwards,
         socks: Setting::first([profile.socks.map(|setting| setting.map(Some))], None),
         http: Setting::first([profile.http.map(|setting| setting.map(Some))], None),
+        allow: Setting::first([profile.allow], Vec::new()),
         expose: Setting::first([profile.expose], Vec::new()),
         state_dir: Setting::first([over.state_dir.map(|setting| setting.map(Some))], None),
         socket: Setting::first([over.socket.map(|setting| setting.map(Some))], None),
@@ -333,6 +337,9 @@ impl Settings {
             entry("verify.timeout", &self.timeout, |time| json!(duration::display(*time))),
             entry("proxy.socks", &self.socks, shown),
             entry("proxy.http", &self.http, shown),
+            entry("allow.out", &self.allow, |prefixes| {
+                json!(prefixes.iter().map(ToString::to_string).collect::<Vec<_>>())
+            }),
             entry("expose", &self.expose, |ports| {
                 json!(ports.iter().map(ToString::to_string).collect::<Vec<_>>())
             }),

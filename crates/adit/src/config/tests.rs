@@ -16,6 +16,9 @@ mode = "auto"
 strict = true
 expose = [8080, "5353/udp"]
 
+[profile.staging.allow]
+out = ["10.8.0.0/16", "10.9.0.5"]
+
 [profile.staging.verify]
 timeout = "90s"
 targets = ["tcp://staging-db.internal:5432,postgres", "https://api.internal/healthz"]
@@ -55,9 +58,11 @@ fn every_key_is_read() {
     assert_eq!(settings.targets.value.len(), 2);
     assert_eq!(settings.forwards[0].value.to_string(), "127.0.0.1:5432:staging-db.internal:5432");
     assert_eq!(settings.http.value.unwrap().to_string(), "127.0.0.1:1056");
+    let allowed: Vec<_> = settings.allow.value.iter().map(ToString::to_string).collect();
+    assert_eq!(allowed, ["10.8.0.0/16", "10.9.0.5/32"]);
     let exposed: Vec<_> = settings.expose.value.iter().map(ToString::to_string).collect();
     assert_eq!(exposed, ["8080/tcp", "5353/udp"]);
-    assert_eq!(settings.timeout.origin.to_string(), "deploy/adit.toml:14");
+    assert_eq!(settings.timeout.origin.to_string(), "deploy/adit.toml:17");
     assert_eq!(settings.state_dir.origin, Origin::Default);
 }
 
