@@ -28,8 +28,8 @@ struct Task {
 const TASKS: &[Task] = &[
     Task {
         name: "setup",
-        arguments: "[--fuzz]",
-        about: "install what the tests need: Debian packages, wireguard-go, Docker's seccomp profile",
+        arguments: "[--fuzz] [--tailnet]",
+        about: "install what the tests need: Debian packages, wireguard-go, Docker's seccomp profile; with --tailnet Headscale and Tailscale",
         run: setup::run,
     },
     Task {

@@ -28,11 +28,25 @@ const SECCOMP_MODULE: &str = "github.com/moby/profiles/seccomp@latest";
 /// The WireGuard peer of the laboratory.
 const WIREGUARD_MODULE: &str = "golang.zx2c4.com/wireguard@latest";
 
+/// The peers of a tailnet: the module in `tests/peers` that pins them, and what it builds. The control server is pinned
+/// apart, because together with the nodes it would lift them to a version between releases.
+const TAILNET: &[(&str, &[&str])] = &[
+    ("headscale", &["github.com/juanfont/headscale/cmd/headscale"]),
+    (
+        "tailscale",
+        &["tailscale.com/cmd/derper", "tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled"],
+    ),
+];
+
 pub(crate) fn run(shell: &Shell, arguments: &[String]) -> Result {
+    let asked = |option: &str| arguments.iter().any(|argument| argument == option);
     shell.step("setup");
     let mut missing = packages(shell);
     missing.extend(peers(shell));
-    if arguments.iter().any(|argument| argument == "--fuzz") && shell.find("cargo-fuzz").is_none() {
+    if asked("--tailnet") {
+        missing.extend(tailnet(shell));
+    }
+    if asked("--fuzz") && shell.find("cargo-fuzz").is_none() {
         shell.run(&mut shell.cargo(["install", "cargo-fuzz", "--locked"]))?;
     }
     if missing.is_empty() {
@@ -121,6 +135,30 @@ fn wireguard_go(shell: &Shell, directory: &Path) -> Result {
     // `go install` names a program after its module.
     fs::rename(directory.join("wireguard"), &installed)
         .map_err(|error| format!("renaming to {}: {error}", installed.display()))
+}
+
+/// Builds the peers of a tailnet into target/peers; returns what is missing still. From nothing it takes a quarter of an
+/// hour and 4 GB, so it is done when asked for.
+fn tailnet(shell: &Shell) -> Vec<String> {
+    let directory = shell.path("target/peers");
+    let build = |module: &str, packages: &[&str]| -> Result {
+        let program = |package: &&str| directory.join(package.rsplit('/').next().unwrap_or(package));
+        if packages.iter().all(|package| program(package).is_file()) {
+            return Ok(());
+        }
+        let mut command = go(shell, &directory)?;
+        command.current_dir(shell.path("tests/peers").join(module)).env("CGO_ENABLED", "0");
+        // The name of a directory: programs are put into it under their own names.
+        command.args(["build", "-o"]).arg(directory.join("")).args(packages);
+        shell.run(&mut command)
+    };
+    let mut missing = Vec::new();
+    for (module, packages) in TAILNET {
+        if let Err(why) = build(module, packages) {
+            missing.push(format!("{}: {why}", packages.join(", ")));
+        }
+    }
+    missing
 }
 
 fn seccomp_profile(shell: &Shell, directory: &Path) -> Result {
