@@ -191,3 +191,57 @@ fn a_second_server_is_called_when_the_first_is_silent() {
     assert!(lab.up_within(secs(10)), "{:?}", lab.said());
     assert!(lab.world.sent.iter().any(|sent| sent.to.ip().to_string() == SERVER));
 }
+
+#[test]
+fn timers_that_the_server_turns_off_end_nothing() {
+    let (mut client, mut server) = configs(Kind::Crypt);
+    (client.session_timeout, client.inactive, client.ping_exit) =
+        (Some(secs(5)), Some((secs(5), 1)), Some(secs(5)));
+    let off = ["ping 0", "ping-restart 0", "ping-exit 0", "inactive 0", "session-timeout 0"];
+    server.push = off.map(str::to_owned).to_vec();
+    server.ping = secs(3600);
+    let mut lab = Lab::with(9, (client, server));
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.world.run_for(secs(600));
+    assert_eq!(lab.said(), ["up"]);
+}
+
+#[test]
+fn an_update_of_the_pings_is_followed_at_once() {
+    let mut lab = Lab::new(10, Kind::Crypt);
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.world.run_for(secs(10));
+    lab.act(Act::Say("PUSH_UPDATE,keepalive 1 8".to_owned()));
+    lab.world.run_for(secs(1));
+    let before = lab.world.sent.len();
+    lab.world.run_for(secs(60));
+    let pings = lab.world.sent.iter().skip(before).filter(|sent| sent.by == lab.client).count();
+    assert!((50..70).contains(&pings), "{pings} packets in 60 s");
+    assert_eq!(lab.said(), ["up"]);
+    lab.world.down(lab.client).cut = true;
+    lab.world.run_for(secs(10));
+    assert!(lab.said().contains(&"ovpn.silence"), "{:?}", lab.said());
+}
+
+#[test]
+fn epochs_that_change_under_traffic_lose_no_packet() {
+    for seed in 0..4 {
+        let (client, mut server) = configs(Kind::Crypt);
+        (server.export_keys, server.epoch) = (true, true);
+        // Packets of the epoch before arrive behind the first of the next one.
+        let mut link = Link::default();
+        link.jitter = millis(15);
+        let mut lab = Lab::on(seed, (client, server), &link, &link);
+        assert!(lab.up_within(secs(3)), "{:?}", lab.said());
+        lab.passes_after(secs(1));
+        lab.received();
+        let mut sent = 0;
+        for _ in 0..12 {
+            sent += lab.chatter(secs(1), millis(4), 300);
+            lab.act(Act::Epoch);
+        }
+        sent += lab.chatter(secs(1), millis(4), 300);
+        assert_eq!(lab.received(), [sent, sent], "seed {seed}");
+        assert_eq!(lab.said(), ["up"]);
+    }
+}

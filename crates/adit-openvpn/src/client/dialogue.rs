@@ -200,9 +200,10 @@ impl OpenVpn {
             mssfix: remote.mssfix,
             tun_mtu: net.mtu,
         };
+        let (ping, restart) = pings(pushed, &self.config);
         let keepalive = Keepalive {
-            ping: pushed.ping.or(self.config.ping),
-            restart: pushed.ping_restart.or(self.config.ping_restart).or(Some(PING_RESTART)),
+            ping,
+            restart,
             exit: pushed.ping_exit.or(self.config.ping_exit),
             inactive: pushed.inactive.or(self.config.inactive),
             session: pushed.session_timeout.or(self.config.session_timeout),
@@ -278,6 +279,12 @@ impl OpenVpn {
 /// Whether a server may have it shown to a person as the page to open.
 fn is_page(url: &str) -> bool {
     url.starts_with("https://") && url.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// How often we ping, and the silence after which the connection is made anew.
+pub(super) fn pings(pushed: &Pushed, config: &crate::Config) -> (Option<Duration>, Option<Duration>) {
+    let restart = pushed.ping_restart.or(config.ping_restart).or(Some(PING_RESTART));
+    (pushed.ping.or(config.ping), restart)
 }
 
 /// What a push that cannot be used means for the connection.

@@ -9,7 +9,7 @@ use adit_tunnel::{
 
 use super::attempt::{Attempt, Step};
 use super::connecting::Ending;
-use super::dialogue::push_cause;
+use super::dialogue::{pings, push_cause};
 use super::remotes::{State, title};
 use super::up::Verdict;
 use super::{Command, OpenVpn};
@@ -251,6 +251,10 @@ impl OpenVpn {
             Ok(Progress::Token) => self.take_token(),
             Ok(Progress::Updated) => match up.pull.net_config() {
                 Ok(net) => {
+                    if let Some(pushed) = up.pull.pushed() {
+                        let (ping, restart) = pings(pushed, &self.config);
+                        up.set_pings(ping, restart);
+                    }
                     up.set_mtu(net.mtu);
                     self.publish(net);
                 }

@@ -39,6 +39,20 @@ pub(crate) struct Keepalive {
     pub(crate) session: Option<Duration>,
 }
 
+impl Keepalive {
+    /// Zero turns a timer off.
+    fn without_zeros(self) -> Self {
+        let on = |time: Option<Duration>| time.filter(|time| !time.is_zero());
+        Self {
+            ping: on(self.ping),
+            restart: on(self.restart),
+            exit: on(self.exit),
+            inactive: self.inactive.filter(|(time, _)| !time.is_zero()),
+            session: on(self.session),
+        }
+    }
+}
+
 /// What the passing of time did to a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
@@ -89,6 +103,7 @@ impl Up {
         remote: usize,
         keepalive: Keepalive,
     ) -> Self {
+        let keepalive = keepalive.without_zeros();
         Self {
             session,
             channel,
@@ -182,6 +197,11 @@ impl Up {
         Ok(exit)
     }
 
+    /// The server changed its pings and ours (`keepalive`).
+    pub(crate) fn set_pings(&mut self, ping: Option<Duration>, restart: Option<Duration>) {
+        self.keepalive = Keepalive { ping, restart, ..self.keepalive }.without_zeros();
+    }
+
     /// The server changed the MTU inside.
     pub(crate) fn set_mtu(&mut self, mtu: u16) {
         let shape = *self.channel.shape();
@@ -233,12 +253,12 @@ impl Up {
     }
 
     fn ping_at(&self) -> Option<Instant> {
-        self.keepalive.ping.filter(|ping| !ping.is_zero()).map(|ping| self.last_sent + ping)
+        self.keepalive.ping.map(|ping| self.last_sent + ping)
     }
 
     fn silence_ends(&self, limit: Option<Duration>) -> Option<Instant> {
         let heard = self.session.heard().unwrap_or(self.since).max(self.since);
-        limit.filter(|limit| !limit.is_zero()).map(|limit| heard + limit)
+        limit.map(|limit| heard + limit)
     }
 
     /// When something must be done at the latest, and why.

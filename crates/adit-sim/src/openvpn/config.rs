@@ -180,6 +180,8 @@ pub enum Act {
     Replay,
     /// Begins a renegotiation.
     Renegotiate,
+    /// Moves the data channel on to its next epoch, where it has them.
+    Epoch,
     /// Lets packets pass, without telling.
     Open,
     /// Forgets the client without a word.

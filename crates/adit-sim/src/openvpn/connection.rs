@@ -281,6 +281,11 @@ impl Connection {
                     let _ = self.begin(now, next_key_id(newest.key_id), shared);
                 }
             }
+            Act::Epoch => {
+                if let Some(keys) = sending(&mut self.negotiations, now) {
+                    keys.advance_epoch();
+                }
+            }
             Act::Open => self.open(shared.config),
             Act::Forget => self.gone = true,
         }
