@@ -7,6 +7,7 @@ mod dns;
 mod fronts;
 mod openvpn;
 mod packet;
+mod profile;
 mod program;
 mod stack;
 mod tailscale;
@@ -18,6 +19,7 @@ pub use dns::dns_message;
 pub use fronts::{http_head, socks_message};
 pub use openvpn::{openvpn_data, openvpn_push};
 pub use packet::ip_packet;
+pub use profile::{openvpn_keys, openvpn_profile};
 pub use program::{program_dns, program_memory};
 pub use stack::stack_packet;
 pub use tailscale::tailscale_map;
@@ -34,6 +36,8 @@ pub const TARGETS: &[Target] = &[
     ("http_head", http_head),
     ("ip_packet", ip_packet),
     ("openvpn_data", openvpn_data),
+    ("openvpn_keys", openvpn_keys),
+    ("openvpn_profile", openvpn_profile),
     ("openvpn_push", openvpn_push),
     ("program_dns", program_dns),
     ("program_memory", program_memory),

@@ -16,9 +16,9 @@ use super::pem::Pem;
 use crate::Problem;
 
 /// More rounds than any program writes; a hostile file must not keep us busy.
-const MAX_ROUNDS: u64 = 10_000_000;
+const MAX_ROUNDS: u64 = 2_000_000;
 /// The most memory that scrypt may take.
-const MAX_SCRYPT: u64 = 256 * 1024 * 1024;
+const MAX_SCRYPT: u64 = 64 * 1024 * 1024;
 
 const PBES2: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 13];
 const PBKDF2: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 12];
@@ -153,7 +153,7 @@ fn pbes2(
             let [Some(n), Some(r), Some(p)] = numbers else { return Err(unreadable()) };
             let memory = n.checked_mul(r).and_then(|product| product.checked_mul(128));
             let fits =
-                memory.is_some_and(|memory| memory <= MAX_SCRYPT) && p <= 16 && n.is_power_of_two() && n > 1;
+                memory.is_some_and(|memory| memory <= MAX_SCRYPT) && p <= 4 && n.is_power_of_two() && n > 1;
             let parameters = fits
                 .then(|| scrypt::Params::new(n.ilog2() as u8, r as u32, p as u32, key.len()).ok())
                 .flatten()
