@@ -119,7 +119,7 @@ fn a_late_configuration_is_waited_for_and_a_second_one_changes_nothing() {
     all_pass(&mut lab, "after two configurations");
     lab.world.run_for(secs(10));
     all_pass(&mut lab, "after three");
-    assert_eq!((lab.said(), lab.network()), (vec!["up"], before));
+    assert_eq!((lab.said(), lab.network()), (vec!["ovpn.push.timeout", "up"], before));
 }
 
 #[test]

@@ -8,6 +8,9 @@ use crate::Wrap;
 use crate::error::Cause;
 use crate::session::{Session, Stage};
 
+/// A packet that was sent so often and is not acknowledged was not lost by chance.
+const CERTAIN: u32 = 4;
+
 impl OpenVpn {
     /// What is known about an attempt that failed.
     pub(super) fn evidence(&self, now: Instant, attempt: &Attempt, cause: &Cause) -> Vec<String> {
@@ -129,8 +132,10 @@ impl OpenVpn {
         if stage == Stage::Exchange && session.is_tls_12() && !self.wallet.has_credentials() {
             return Cause::CredentialsMissing;
         }
-        // The first packets passed in both directions, and ours is not large.
-        if stage == Stage::Handshake && session.tls_description().is_none() {
+        // The first packets passed in both directions, and ours is not large. A server that fails at it does not even
+        // acknowledge it.
+        let unheard = session.tls_description().is_none() && session.repeated() >= CERTAIN;
+        if stage == Stage::Handshake && unheard {
             return Cause::TlsRefused;
         }
         Cause::TlsTimeout(stage)

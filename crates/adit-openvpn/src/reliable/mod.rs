@@ -125,6 +125,11 @@ impl Reliable {
         self.in_flight.front().filter(|packet| packet.id == 0).map_or(0, |packet| packet.transmissions)
     }
 
+    /// How often the oldest packet has been sent that is not acknowledged.
+    pub fn repeated(&self) -> u32 {
+        self.in_flight.front().map_or(0, |packet| packet.transmissions)
+    }
+
     /// Queues bytes of TLS.
     ///
     /// # Errors

@@ -201,6 +201,11 @@ impl Session {
         self.negotiations.back().and_then(|last| last.tls.description())
     }
 
+    /// How often the oldest control packet has been sent that the server does not acknowledge.
+    pub(crate) fn repeated(&self) -> u32 {
+        self.negotiations.back().map_or(0, |last| last.reliable.repeated())
+    }
+
     /// Whether TLS is of version 1.2, in which a finished handshake means that our certificate was accepted.
     pub(crate) fn is_tls_12(&self) -> bool {
         self.negotiations.back().is_some_and(|last| last.tls.is_12())
