@@ -45,7 +45,8 @@ impl Profile {
     /// There is none, or something is wrong with it.
     #[cfg(feature = "cli")]
     pub fn load(context: &Context, connect: &ConnectArgs) -> Result<Self, Failure> {
-        let settings = context.settings(connect, None)?;
+        let mut settings = context.settings(connect, None)?;
+        settings.ask = context.ui.asks();
         Self::guarded(settings).map_err(|failures| context.ui.all_but_last(failures))
     }
 

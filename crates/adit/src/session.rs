@@ -226,10 +226,10 @@ fn answer(engine: &Arc<Engine<OpenVpn>>, answers: Arc<Answers>) -> io::Result<()
                 Ok(status) => status.prompt.clone(),
                 Err(_) => return,
             };
-            let Some(Prompt::Answer { id, text, .. }) = prompt else { return };
+            let Some(Prompt::Answer { id, text, echo }) = prompt else { return };
             last = Some(id);
             let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            match answers.answer(&text, unix) {
+            match answers.answer(&text, echo, unix) {
                 Ok(Some(answer)) => {
                     let Some(engine) = engine.upgrade() else { return };
                     let command = adit_openvpn::Command::Answer { id, text: answer.as_str().to_owned() };

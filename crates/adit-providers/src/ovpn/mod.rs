@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 use crate::{Problem, Problems};
 
-pub use answers::Answers;
+pub use answers::{Answers, Ask};
 pub use config::Supplied;
 pub use explain::Fact;
 pub use kind::ServerKind;

@@ -217,10 +217,18 @@ impl Settings {
                 let found = UserPass::parse(&secret).map_err(|wrong| failure::of_problem(wrong, &origin))?;
                 Some(with_password(found, &origin)?)
             }
-            None => None,
+            None => self.ask_credentials(&profile),
         };
         let key_pass = secret(&self.login.key_pass, "the password of the private key")?;
-        let answers = self.answers(&mut secret)?;
+        let key_pass = key_pass.or_else(|| {
+            let ask = self.ask.filter(|_| profile.wants_key_pass())?;
+            let password = ask("Password of the private key:", false).ok()?;
+            Some(Secret::new(password.as_bytes().to_vec()))
+        });
+        let answers = match (self.answers(&mut secret)?, self.ask) {
+            (Answers::Nobody, Some(ask)) => Answers::Person(ask),
+            (answers, _) => answers,
+        };
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let config = profile
             .tunnel_config(Supplied {
@@ -259,6 +267,19 @@ impl Settings {
             .map_err(|problems| Failures(problems.0.into_iter().map(problem).collect()))?;
         warnings.extend(profile.warnings.iter().cloned().map(problem));
         Ok(profile)
+    }
+
+    /// User and password from the person there, where nothing else has them.
+    fn ask_credentials(&self, profile: &Ovpn) -> Option<Credentials> {
+        let found = profile.user_pass();
+        let missing = profile.wants_user_pass() && found.is_none_or(|found| found.password.is_none());
+        let ask = self.ask.filter(|_| missing)?;
+        let username = match found {
+            Some(found) => found.username.clone(),
+            None => ask("User:", true).ok()?.as_str().to_owned(),
+        };
+        let password = ask(&format!("Password of {username}:"), false).ok()?;
+        Some(Credentials { username, password })
     }
 
     fn answers(

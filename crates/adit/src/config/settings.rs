@@ -103,6 +103,8 @@ pub struct Settings {
     pub socket: Setting<Option<PathBuf>>,
     /// Which provider the profile names; otherwise the content of its file tells.
     pub provider: Setting<Option<Provider>>,
+    /// Whoever can be asked for what is missing.
+    pub(crate) ask: Option<ovpn::Ask>,
     /// The content of the provider's file, where it has been read already: a pipe can be read once.
     pub(super) opened: Option<Opened>,
 }
@@ -284,6 +286,7 @@ fn merge(
         expose: Setting::first([profile.expose], Vec::new()),
         state_dir: Setting::first([over.state_dir.map(|setting| setting.map(Some))], None),
         socket: Setting::first([over.socket.map(|setting| setting.map(Some))], None),
+        ask: None,
         opened: None,
     }
 }

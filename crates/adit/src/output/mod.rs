@@ -1,5 +1,6 @@
 //! What people and programs see: results on stdout, everything else on stderr.
 
+mod ask;
 pub mod logging;
 mod message;
 mod ui;

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use adit_providers::ovpn::Ask;
 use serde::Serialize;
 
 use super::message::{Severity, render};
@@ -15,12 +16,13 @@ pub struct Ui {
     color: bool,
     moving: bool,
     quiet: bool,
+    person: bool,
 }
 
 impl Ui {
     /// Without colour and motion, before flags are known.
     pub fn plain() -> Self {
-        Self { color: false, moving: false, quiet: false }
+        Self { color: false, moving: false, quiet: false, person: false }
     }
 
     /// As flags, environment and stderr allow.
@@ -44,7 +46,8 @@ impl Ui {
         };
         let moving =
             terminal && !dumb && !set("CI") && !set("NO_COLOR") && !global.no_progress && !global.quiet;
-        Self { color, moving, quiet: global.quiet }
+        let person = terminal && !set("CI") && !global.quiet;
+        Self { color, moving, quiet: global.quiet, person }
     }
 
     /// Whether stderr takes colour.
@@ -55,6 +58,11 @@ impl Ui {
     /// Whether a progress line may move; otherwise plain lines are printed.
     pub fn moving(&self) -> bool {
         self.moving
+    }
+
+    /// How to ask the person at the terminal, where there seems to be one.
+    pub(crate) fn asks(&self) -> Option<Ask> {
+        self.person.then_some(super::ask::ask as Ask)
     }
 
     /// Prints a failure on stderr.
