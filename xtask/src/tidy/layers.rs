@@ -22,8 +22,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("xtask", 5),
 ];
 
-/// Edges inside a layer, and why: Tailscale seals with WireGuard sessions, which are what they are without it.
-const SIDEWAYS: &[(&str, &str)] = &[("adit-tailscale", "adit-wireguard")];
+/// Edges inside a layer, and why: Tailscale seals with WireGuard sessions, which are what they are without it; and the
+/// path whose allocations the tests count is the one that the benches measure.
+const SIDEWAYS: &[(&str, &str)] = &[("adit-tailscale", "adit-wireguard"), ("adit-tests", "adit-benches")];
 
 /// Packages that bring an operating system or a runtime, which nothing below layer 2 may link.
 const IMPURE: &[&str] = &["tokio", "mio", "socket2", "quinn-udp", "rustix", "tun-rs"];
