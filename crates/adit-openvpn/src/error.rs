@@ -104,7 +104,7 @@ pub enum Cause {
     Renegotiation,
     /// Another client with our certificate takes our place.
     DuplicateName,
-    /// The server came back and does not know us.
+    /// The server answers a new call, and our session no more.
     Restarted,
 }
 
@@ -266,7 +266,7 @@ impl fmt::Display for Cause {
             Self::DuplicateName => {
                 f.write_str("another client with the same certificate keeps taking our place")
             }
-            Self::Restarted => f.write_str("the server came back and does not know our session"),
+            Self::Restarted => f.write_str("the server does not know our session any more: it was restarted, or another client took our place"),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Cause;
 use crate::km::{Lengths, options_string, peer_info, proto};
 use crate::proxy::{self, Proxy, Step as ProxyStep};
 use crate::push::Pull;
-use crate::session::{Carrier, Introduction, Parts, Session};
+use crate::session::{Carrier, Introduction, Parts, Session, Stage};
 use crate::{Remote, Transport, Via};
 
 /// What is announced: all that works.
@@ -26,6 +26,9 @@ const PROTO: u32 = proto::DATA_V2
     | proto::EPOCH
     | proto::DNS_V2
     | proto::PUSH_UPDATE;
+
+/// A server that was agreed on keys with and does not acknowledge a packet sent so often does not know us any more.
+const FORGOTTEN: u32 = 6;
 
 /// How an attempt ended.
 pub(super) struct Ending {
@@ -318,6 +321,10 @@ impl OpenVpn {
                 (None, None) => Cause::PushTimeout,
             };
             return Some(Ending::of(cause));
+        }
+        if session.stage() == Stage::Done && session.repeated() >= FORGOTTEN {
+            let pause = self.config.retry.pause;
+            return Some(Ending { next: Next::Stay, pause, ..Ending::of(Cause::PushTimeout) });
         }
         attempt.released = None;
         attempt.transmit(now, &mut out.net);

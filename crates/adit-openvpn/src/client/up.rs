@@ -116,7 +116,7 @@ impl Up {
             received: 0,
             last_sent: now,
             unanswered: None,
-            ask: Some(now + ASK_AGAIN),
+            ask: Some(now),
             asked: 0,
             answers: false,
             refused: None,
