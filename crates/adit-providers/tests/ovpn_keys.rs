@@ -172,6 +172,12 @@ fn what_cannot_be_used_is_refused_before_a_server_is_called() {
         ("ca pkcs8.key\ncert client.crt\nkey pkcs8.key", "ovpn.key.format", "no certificate"),
         ("ca ca.crt\ncert client.crt\nkey nowhere.key", "ovpn.file.missing", "nowhere.key"),
         ("ca ca.crt\npkcs12 ca.crt", "ovpn.key.format", "no PKCS#12"),
+        ("ca p521.crt\ncert client.crt\nkey pkcs8.key", "ovpn.key.unsupported", "P-521"),
+        (
+            "<ca>\n-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----\n</ca>\ncert client.crt\nkey pkcs8.key",
+            "ovpn.key.format",
+            "certificate 1 is damaged",
+        ),
     ] {
         let said = class(profile);
         assert_eq!(said.0, expected, "{profile}: {said:?}");
@@ -187,6 +193,39 @@ fn a_certificate_out_of_its_time_is_refused_with_the_date() {
     let past = open(&profile, None, Duration::from_secs(10_000_000_000)).unwrap_err();
     assert_eq!(past.class, "ovpn.client.cert_expired");
     assert!(past.evidence[0].contains("valid until"), "{past:?}");
+}
+
+#[test]
+fn a_file_with_a_key_that_others_can_read_is_refused_wherever_it_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // Not under the temporary directory, which may be in memory and is tolerated then.
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("open-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let put = |name: &str, mode: u32, text: &str| {
+        fs::write(directory.join(name), text).unwrap();
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let key = fs::read_to_string(keys().join("pkcs8.key")).unwrap();
+    put("client.key", 0o644, &key);
+    put("part.inc", 0o644, &format!("<key>\n{key}</key>\n"));
+    put("plain.inc", 0o644, "remote vpn.example.com\n");
+    let read = |line: &str| {
+        let text = format!(
+            "client\nremote a\nremote-cert-tls server\nca {0}/ca.crt\ncert {0}/client.crt\n{line}\n",
+            keys().display()
+        );
+        Ovpn::read(text.as_bytes(), &directory.join("x.ovpn"), &mut Reader::default())
+    };
+    for line in ["key client.key", "config part.inc"] {
+        let problem = read(line).unwrap_err().0.remove(0);
+        assert_eq!(problem.class, "credential.permissions", "{line}: {problem}");
+        assert!(problem.place.is_some() && !format!("{problem:?}").contains(key.lines().nth(1).unwrap()));
+    }
+    put("client.key", 0o600, &key);
+    put("part.inc", 0o600, &format!("<key>\n{key}</key>\n"));
+    read("key client.key\nconfig plain.inc").unwrap();
+    read("config part.inc").unwrap();
+    fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

@@ -182,6 +182,26 @@ fn usable(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>, unix: Duration)
     Ok(())
 }
 
+/// The curve of a certificate's key, if it has one that nobody here can use.
+pub(super) fn odd_curve(certificate: &CertificateDer<'_>) -> Option<String> {
+    let parsed = parse(certificate)?;
+    if !matches!(parsed.public_key().parsed(), Ok(PublicKey::EC(_))) {
+        return None;
+    }
+    curve_of(&parsed)
+}
+
+fn curve_of(certificate: &X509Certificate<'_>) -> Option<String> {
+    let parameters = certificate.public_key().algorithm.parameters.as_ref();
+    match parameters.and_then(|any| any.as_oid().ok()).map(|oid| oid.to_id_string()).as_deref() {
+        Some("1.2.840.10045.3.1.7" | "1.3.132.0.34") => None,
+        Some("1.3.132.0.35") => Some("P-521".to_owned()),
+        Some("1.3.132.0.10") => Some("secp256k1".to_owned()),
+        Some(other) => Some(other.to_owned()),
+        None => Some("without a name".to_owned()),
+    }
+}
+
 /// What makes a certificate unusable, if anything does.
 pub(super) fn unusable(certificate: &X509Certificate<'_>) -> Option<String> {
     const MD5_RSA: &str = "1.2.840.113549.1.1.4";
@@ -199,16 +219,7 @@ pub(super) fn unusable(certificate: &X509Certificate<'_>) -> Option<String> {
             let bits = rsa.key_size();
             (!(2048..=4096).contains(&bits)).then(|| format!("an RSA key of {bits} bits"))
         }
-        Ok(PublicKey::EC(_)) => {
-            let curve = spki.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
-            match curve.map(|oid| oid.to_id_string()).as_deref() {
-                Some("1.2.840.10045.3.1.7" | "1.3.132.0.34") => None,
-                Some("1.3.132.0.35") => Some("a key on the curve P-521".to_owned()),
-                Some("1.3.132.0.10") => Some("a key on the curve secp256k1".to_owned()),
-                Some(other) => Some(format!("a key on the curve {other}")),
-                None => Some("a key on a curve without a name".to_owned()),
-            }
-        }
+        Ok(PublicKey::EC(_)) => curve_of(certificate).map(|curve| format!("a key on the curve {curve}")),
         Ok(PublicKey::DSA(_)) => Some("a DSA key".to_owned()),
         _ => None,
     }

@@ -68,7 +68,9 @@ pub(super) struct Reading<'f> {
 
 impl<'f> Reading<'f> {
     pub(super) fn new(files: &'f mut dyn Files, profile: &Path) -> Self {
-        let directory = profile.parent().map(Path::to_owned).unwrap_or_default();
+        // A profile from a pipe has no place of its own; the working directory stands for it.
+        let piped = profile.starts_with("/dev") || profile.starts_with("/proc");
+        let directory = profile.parent().filter(|_| !piped).map(Path::to_owned).unwrap_or_default();
         Self {
             files,
             directory,
@@ -140,6 +142,11 @@ impl<'f> Reading<'f> {
             );
         }
         let Some(content) = self.content(directive, 0, "the included file", false) else { return };
+        // What holds a key is for nobody else's eyes; that shows only after reading.
+        let secret = decode(content.bytes.expose()).is_ok_and(|(text, _)| super::holds_secret(&text));
+        if secret && self.content(directive, 0, "the included file", true).is_none() {
+            return;
+        }
         let name = content.file.as_deref().map(|path| path.display().to_string());
         self.include(content.bytes.expose(), name.as_deref(), depth + 1, all);
     }

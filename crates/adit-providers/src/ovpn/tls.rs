@@ -2,6 +2,7 @@
 
 use adit_openvpn::{KeyUsage, NameCheck, TlsVersion, Trust};
 
+use super::identity;
 use super::keys::{self, KeyMaterial};
 use super::lex::Directive;
 use super::read::{Content, Reading, shown};
@@ -101,6 +102,10 @@ impl Tls {
                 let bits = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16).ok();
                 let found: Option<Vec<u16>> = at.args.iter().map(|token| bits(&token.text)).collect();
                 match found {
+                    // Without values any key usage will do, as long as there is one.
+                    Some(found) if found.is_empty() => {
+                        self.trust.usage.push(KeyUsage::Bits((0..8).map(|bit| 1 << bit).collect()));
+                    }
                     Some(found) => self.trust.usage.push(KeyUsage::Bits(found)),
                     None => reading.wrong(
                         at,
@@ -240,6 +245,24 @@ impl Tls {
         };
         match keys::certificates(content.bytes.expose()) {
             Ok((certificates, key)) => {
+                if let Some(index) = certificates.iter().position(|der| identity::parse(der).is_none()) {
+                    let summary = format!("certificate {} is damaged: it is no X.509 certificate", index + 1);
+                    let problem = Problem::new("ovpn.key.format", summary).fix("get the profile again");
+                    self.damaged(at, &content, &name, problem, reading);
+                    return Vec::new();
+                }
+                if name == "ca"
+                    && let [Some(curve), rest @ ..] =
+                        certificates.iter().map(identity::odd_curve).collect::<Vec<_>>().as_slice()
+                    && rest.iter().all(Option::is_some)
+                {
+                    let summary =
+                        format!("the authority has a key on the curve {curve}, which adit cannot use");
+                    let problem = Problem::new("ovpn.key.unsupported", summary)
+                        .fix("have the authority issued anew: RSA, ECDSA P-256 or P-384, or Ed25519");
+                    self.damaged(at, &content, &name, problem, reading);
+                    return Vec::new();
+                }
                 // Certificate and key in one file, as some exporters write it.
                 if let Some(key) = key.filter(|_| name == "cert" && self.key.is_none()) {
                     self.key = Some((key, at.clone()));

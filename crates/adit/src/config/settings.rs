@@ -125,8 +125,10 @@ pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> 
         failure::of_problem(problem, &file.value.display().to_string())
     })?;
     let name = file.value.display().to_string();
-    let lossy = ovpn::text(opened.content.expose());
-    let Some(text) = lossy.as_deref() else {
+    // Profiles come in more encodings than the other files.
+    let profile = ovpn::text(opened.content.expose()).filter(|text| Dialect::of(text) == Dialect::OpenVpn);
+    let utf8 = profile.as_deref().map(String::as_str).or(std::str::from_utf8(opened.content.expose()).ok());
+    let Some(text) = utf8 else {
         // The wg-quick parser knows how to say where.
         let problems = WgQuick::parse_bytes(opened.content.expose(), &Supplied::default()).err();
         let first = problems.and_then(|problems| problems.0.into_iter().next());

@@ -98,6 +98,25 @@ fn a_wg_quick_file_stands_in_place_of_a_profile() {
 }
 
 #[test]
+fn an_openvpn_profile_stands_in_place_of_a_profile_in_any_encoding() {
+    let directory = std::env::temp_dir().join(format!("adit-encodings-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let text = "client\nremote vpn.example.com\n";
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [text.as_bytes(), &wide, b"# f\xfcr\nclient\n"] {
+        let path = directory.join("corp.ovpn");
+        std::fs::write(&path, bytes).unwrap();
+        let overrides = Overrides { config: Some(file(path.to_str().unwrap())), ..Overrides::default() };
+        let settings = load(&overrides, &Place::here()).unwrap();
+        assert_eq!((settings.profile.value.as_str(), &settings.config.value), ("corp", &path));
+    }
+    std::fs::write(directory.join("adit.toml"), b"version = 1 # \xfc\n").unwrap();
+    let toml = file(directory.join("adit.toml").to_str().unwrap());
+    assert!(load(&Overrides { config: Some(toml), ..Overrides::default() }, &Place::here()).is_err());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn unknown_keys_are_errors_with_the_nearest_that_is_known() {
     let failures = refused(
         "version = 1\n[profile.a]\nconfig = \"a.conf\"\ntargts = []\n[profile.a.verify]\ntimeot = \"5s\"\ncolour = 3\n",
