@@ -101,8 +101,11 @@ fn cutting_and_joining_a_super_segment_allocates_nothing() {
 }
 
 mod openvpn {
+    use std::time::Instant;
+
     use adit_openvpn::data::{Channel, DataKeys, Inner, KeyMaterial, Parameters, Role, Shape, Suite};
     use adit_openvpn::{Algorithm, Cipher, Compression, MssFix, Transport};
+    use adit_tunnel::{LinkId, Outbox};
 
     use super::*;
 
@@ -110,7 +113,7 @@ mod openvpn {
     fn run(ends: &mut [(Channel, DataKeys); 2], out: &mut Outbox, wire: &mut [u8], times: usize) -> usize {
         let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 9);
         let packet = udp_packet(at("10.0.0.1"), at("10.0.0.2"), &[1; 1372]);
-        let to = (LinkId(0), Some(ADDRESSES[0].parse().unwrap()));
+        let to = (LinkId(0), Some(SocketAddr::from(([127, 0, 0, 1], 1194))));
         let (now, mut arrived) = (Instant::now(), 0);
         let [(near, sealing), (far, opening)] = ends;
         let mut work = || {
