@@ -72,10 +72,17 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The line of a text for messages, without anything that could be a key: runs of 40 and more base64 characters. Public keys are left,
-/// because a line says so. Widths are kept, so that columns stay right.
+/// The line of a text for messages, without anything that could be a key: runs of 40 and more base64 characters, and
+/// whatever stands as the value of a secret, for a damaged key is still most of one. Public keys are left, because a line
+/// says so. Widths are kept, so that columns stay right.
 pub fn censored(raw: &str) -> Cow<'_, str> {
-    let public = raw.split_once('=').is_some_and(|(key, _)| key.trim().eq_ignore_ascii_case("PublicKey"));
+    let (key, value) = raw.split_once('=').unwrap_or_default();
+    let is = |name: &str| key.trim().eq_ignore_ascii_case(name);
+    if is("PrivateKey") || is("PresharedKey") {
+        let hidden = value.chars().map(|c| if c.is_whitespace() { c } else { '*' });
+        return Cow::Owned(key.chars().chain(['=']).chain(hidden).collect());
+    }
+    let public = is("PublicKey");
     let base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
     if public || !raw.split(|c| !base64(c)).any(|run| run.len() >= 40) {
         return Cow::Borrowed(raw);
@@ -149,6 +156,11 @@ mod tests {
             let line = lines(&text).next().unwrap();
             let place = line.place(line.content);
             assert!(!place.text.contains("JBgB3"), "{}", place.text);
+            assert_eq!(place.text.chars().count(), text.chars().count());
+        }
+        for text in ["PrivateKey = AAEKAwQFBgcICQoLDA0=", "presharedkey=AAEKAwQFBgcICQoLDA0= # ü"] {
+            let place = lines(text).next().unwrap().place("");
+            assert!(!place.text.contains("CQoL"), "a damaged key is still a secret: {}", place.text);
             assert_eq!(place.text.chars().count(), text.chars().count());
         }
         let text = format!("PublicKey = {key}");
