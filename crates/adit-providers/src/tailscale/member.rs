@@ -12,6 +12,7 @@ use adit_tunnel::Prompt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{sleep, timeout};
 
+use super::api::KeyMaker;
 use super::control::{Connector, Control, Reach, Registered, Registration};
 use super::error::{ControlError, Retry};
 use super::keys::{Identity, secret};
@@ -24,6 +25,17 @@ const LEAVE: Duration = Duration::from_secs(3);
 /// Between two requests for a login that the server answers at once with the same page.
 const LOGIN_PAUSE: Duration = Duration::from_secs(2);
 
+/// What lets a node in.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// An auth key.
+    Key(Secret),
+    /// A new auth key for each registration, which uses it once.
+    Made(KeyMaker),
+    /// Somebody who signs in.
+    Person,
+}
+
 /// What a node joins with.
 #[derive(Debug)]
 pub struct Membership {
@@ -31,8 +43,8 @@ pub struct Membership {
     pub reach: Reach,
     /// Who we are.
     pub identity: Identity,
-    /// The auth key; `None` where somebody signs in.
-    pub auth_key: Option<Secret>,
+    /// What lets us in.
+    pub auth: Auth,
     /// The name that we ask for.
     pub hostname: String,
     /// The tags that we ask for, with `tag:`.
@@ -75,7 +87,7 @@ pub enum Notice {
 pub struct Member {
     connector: Connector,
     identity: Identity,
-    auth_key: Option<Secret>,
+    auth: Auth,
     ephemeral: bool,
     hostinfo: Hostinfo,
     endpoints: Vec<Endpoint>,
@@ -101,12 +113,12 @@ impl Member {
         reports: UnboundedReceiver<Report>,
         output: UnboundedSender<Output>,
     ) -> Self {
-        let Membership { reach, identity, auth_key, hostname, tags, ephemeral, shields_up } = membership;
+        let Membership { reach, identity, auth, hostname, tags, ephemeral, shields_up } = membership;
         let hostinfo = hostinfo(hostname, tags, shields_up, &identity);
         Self {
             connector: Connector::new(reach),
             identity,
-            auth_key,
+            auth,
             ephemeral,
             hostinfo,
             endpoints: Vec::new(),
@@ -197,16 +209,23 @@ impl Member {
         if self.expired {
             renewed = Some(new_secret()?);
         }
+        let key = match &self.auth {
+            // With a page the server waits for somebody, not for a key.
+            _ if self.page.is_some() => None,
+            Auth::Key(key) => Some(key.clone()),
+            Auth::Made(maker) => Some(maker.make(self.connector.reach(), &self.hostinfo.request_tags).await?),
+            Auth::Person => None,
+        };
         loop {
             let current = self.identity.keys.node_key();
-            let (key, old) = match &renewed {
+            let (node, old) = match &renewed {
                 Some(secret) => (NodeKey(secret.public_bytes()), current),
                 None => (current, NodeKey::default()),
             };
             let registration = Registration {
-                key,
+                key: node,
                 old,
-                auth: self.auth_key.as_ref().filter(|_| self.page.is_none()),
+                auth: key.as_ref().filter(|_| self.page.is_none()),
                 followup: self.page.as_deref(),
                 ephemeral: self.ephemeral,
                 hostinfo: &self.hostinfo,

@@ -4,6 +4,7 @@
 //! ("ts2021": Noise inside an upgraded HTTP/1.1 connection, HTTP/2 inside Noise) and hands what it hears to the data
 //! side, `adit-tailscale`, as its commands. [`Control`] is one connection with its requests.
 
+mod api;
 mod control;
 mod dial;
 mod error;
@@ -12,17 +13,23 @@ mod key;
 mod keys;
 mod member;
 mod noise;
+mod stored;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod url;
 mod wire;
 
+pub use api::KeyMaker;
 pub use control::{
     CAPABILITY_VERSION, Connector, Control, MapStream, Packing, Reach, Registered, Registration,
 };
 pub use error::{ControlError, Retry};
 pub use key::{auth_key, hostname};
 pub use keys::{Identity, MachineKey, secret};
-pub use member::{Member, Membership, Notice, Output};
+pub use member::{Auth, Member, Membership, Notice, Output};
 pub use tls::{client_config, trusted};
 pub use url::{ControlUrl, Proxies, TAILSCALE};
 pub use wire::map_update;
