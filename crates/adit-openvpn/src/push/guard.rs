@@ -79,9 +79,11 @@ impl Guard {
         }
     }
 
-    /// All that is protected.
-    pub(super) fn protected(&self) -> &[Prefix] {
-        &self.protected
+    /// What stays outside under the widest of routes. Loopback and multicast need no mention, a kernel's own rules for
+    /// them come first; the metadata service is an address like any other there.
+    pub(super) fn holes(&self) -> impl Iterator<Item = Prefix> {
+        let fixed = ["169.254.0.0/16", "fd00:ec2::254/128"].iter().filter_map(|text| text.parse().ok());
+        self.protected.iter().copied().chain(fixed)
     }
 
     /// Judges an address that is to be used as such: a server of DNS, or one of our own.

@@ -359,7 +359,7 @@ fn dhcp(arguments: &[&str]) -> Option<Item> {
         }
         ("DNS" | "DNS6" | "DOMAIN" | "ADAPTER_DOMAIN_SUFFIX" | "DOMAIN-SEARCH", _) => return None,
         // WINS, NTP, NBT, PROXY_HTTP, … concern services that are not ours.
-        _ => Item::Quiet("dhcp-option"),
+        _ => Item::Quiet("dhcp-option OTHER"),
     })
 }
 

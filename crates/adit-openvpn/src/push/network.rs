@@ -82,7 +82,7 @@ impl Profile {
         let outside = self.routes.iter().filter(|route| route.outside).map(|route| route.prefix.network());
         config.excluded.extend(outside);
         config.excluded.extend(&pushed.outside);
-        config.excluded.extend(guard.protected());
+        config.excluded.extend(guard.holes());
         dedup(&mut config.excluded);
         let routes = &config.routes;
         config.excluded.retain(|prefix| {

@@ -59,7 +59,8 @@ fn a_push_of_access_server_is_understood_without_a_word() {
     let config = pull.net_config().unwrap();
     assert_eq!(config.addresses, prefixes(&["172.27.224.2/20"]));
     assert_eq!(config.routes, prefixes(&["172.27.224.0/20", "0.0.0.0/0", "::/0"]));
-    assert_eq!(config.excluded, prefixes(&["172.17.0.0/16", "192.0.2.1/32"]));
+    let outside = ["172.17.0.0/16", "192.0.2.1/32", "169.254.0.0/16", "fd00:ec2::254/128"];
+    assert_eq!(config.excluded, prefixes(&outside));
     assert_eq!(config.dns.servers, ["172.27.224.1".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(notices(&mut pull), []);
 }
@@ -256,8 +257,16 @@ fn gateways_outside_become_exclusions() {
         "ifconfig 10.8.0.6 10.8.0.5,redirect-gateway def1 ipv6,route 198.51.100.0 255.255.255.0 net_gateway,\
          route remote_host 255.255.255.255 net_gateway,route-ipv6 2001:db8::/32 net_gateway",
     );
-    let excluded = ["198.51.100.0/24", "2001:db8::/32", "172.17.0.0/16", "192.0.2.1/32"];
+    let excluded = [
+        "198.51.100.0/24",
+        "2001:db8::/32",
+        "172.17.0.0/16",
+        "192.0.2.1/32",
+        "169.254.0.0/16",
+        "fd00:ec2::254/128",
+    ];
     assert_eq!(config.excluded, prefixes(&excluded));
+    assert!(!config.routes_to("169.254.169.254".parse().unwrap()));
     assert_eq!(config.routes, prefixes(&["10.8.0.5/32", "0.0.0.0/0", "::/0"]));
 }
 

@@ -32,7 +32,7 @@ fn options_that_servers_push_are_read() {
         ("dhcp-option DNS6 fd00::53", Item::DhcpDns("fd00::53".parse().unwrap())),
         ("dhcp-option dns 10.0.0.53", Item::DhcpDns("10.0.0.53".parse().unwrap())),
         ("dhcp-option ADAPTER_DOMAIN_SUFFIX Corp.Example.", Item::DhcpDomain("corp.example".into())),
-        ("dhcp-option WINS 10.0.0.1", Item::Quiet("dhcp-option")),
+        ("dhcp-option WINS 10.0.0.1", Item::Quiet("dhcp-option OTHER")),
         (
             "dns search-domains a.example b.example",
             Item::SearchDomains(vec!["a.example".into(), "b.example".into()]),
