@@ -6,6 +6,7 @@ mod control;
 mod dns;
 mod fronts;
 mod openvpn;
+mod openvpn_control;
 mod packet;
 mod profile;
 mod program;
@@ -18,6 +19,7 @@ pub use control::control_message;
 pub use dns::dns_message;
 pub use fronts::{http_head, socks_message};
 pub use openvpn::{openvpn_data, openvpn_push};
+pub use openvpn_control::{openvpn_client, openvpn_control};
 pub use packet::ip_packet;
 pub use profile::{openvpn_keys, openvpn_profile};
 pub use program::{program_dns, program_memory};
@@ -35,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     ("dns_message", dns_message),
     ("http_head", http_head),
     ("ip_packet", ip_packet),
+    ("openvpn_client", openvpn_client),
+    ("openvpn_control", openvpn_control),
     ("openvpn_data", openvpn_data),
     ("openvpn_keys", openvpn_keys),
     ("openvpn_profile", openvpn_profile),

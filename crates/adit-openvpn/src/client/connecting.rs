@@ -13,6 +13,7 @@ use crate::km::{Lengths, options_string, peer_info, proto};
 use crate::proxy::{self, Proxy, Step as ProxyStep};
 use crate::push::Pull;
 use crate::session::{Carrier, Introduction, Parts, Session, Stage};
+use crate::wire::First;
 use crate::{Remote, Transport, Via};
 
 /// What is announced: all that works.
@@ -236,6 +237,10 @@ impl OpenVpn {
         packet: &mut [u8],
         out: &mut Outbox,
     ) -> Result<Option<Ending>, Dropped> {
+        if packet.first().and_then(|byte| First::parse(*byte)).is_some_and(|first| first.opcode.is_data()) {
+            // It overtook the configuration.
+            return Err(Dropped::NotReady);
+        }
         let Step::Session(session, _) = &mut attempt.step else { return Err(Dropped::Unexpected) };
         let taken = session.handle_control(now, packet);
         attempt.transmit(now, &mut out.net);

@@ -236,6 +236,7 @@ impl OpenVpn {
             self.park(at);
             let line = &mut self.lines[at];
             if line.stand_at(up.remote) {
+                line.leave(up.session.carrier().server);
                 if next_remote {
                     let _ = line.advance(remotes::Next::Remote, false, &self.config.retry);
                 }

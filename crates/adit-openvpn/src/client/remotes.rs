@@ -21,6 +21,8 @@ pub(crate) struct Line {
     position: usize,
     addresses: Vec<SocketAddr>,
     address: usize,
+    /// The address that is tried first, if the name still has it.
+    preferred: Option<SocketAddr>,
     round: u32,
     /// Nothing in this round gave reason to try again.
     hopeless: bool,
@@ -59,6 +61,7 @@ impl Line {
             position: 0,
             addresses: Vec::new(),
             address: 0,
+            preferred: None,
             round: 0,
             hopeless: true,
             over: false,
@@ -108,7 +111,20 @@ impl Line {
     /// Takes the addresses of the present server's name, in the order in which they are tried.
     pub(crate) fn resolved(&mut self, addresses: impl Iterator<Item = SocketAddr>) {
         self.addresses = addresses.take(MAX_ADDRESSES).collect();
+        let preferred = self.preferred.take();
+        // Names often fail together with the network that took the connection.
+        if self.addresses.is_empty() {
+            self.addresses.extend(preferred);
+        }
+        self.addresses.sort_by_key(|address| Some(*address) != preferred);
         self.address = 0;
+    }
+
+    /// A connection to this address is over: its name is resolved again, since the server may have moved.
+    pub(crate) fn leave(&mut self, address: SocketAddr) {
+        self.addresses.clear();
+        self.address = 0;
+        self.preferred = Some(address);
     }
 
     /// Goes on after a failure; returns how long to wait, or `None` when every server was tried as often as it may.
@@ -205,6 +221,30 @@ mod tests {
         assert_eq!(line.advance(Next::Address, true, &RETRY), None);
         assert!(line.advance(Next::Address, true, &RETRY).is_some());
         assert!(line.advance(Next::Address, false, &RETRY).is_some(), "one server may come back");
+    }
+
+    #[test]
+    fn after_a_connection_its_address_comes_first_if_the_name_still_has_it() {
+        let addresses = || ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].iter().map(|a| a.parse().unwrap());
+        let mut line = line(1);
+        line.resolved(addresses());
+        line.leave("192.0.2.2:1".parse().unwrap());
+        assert_eq!(line.address(), None, "the name is resolved again");
+        line.resolved(addresses());
+        let order: Vec<_> = line.addresses.iter().map(|address| address.to_string()).collect();
+        assert_eq!(order, ["192.0.2.2:1", "192.0.2.1:1", "192.0.2.3:1"]);
+        line.leave("192.0.2.9:1".parse().unwrap());
+        line.resolved(addresses());
+        assert_eq!(line.address(), Some("192.0.2.1:1".parse().unwrap()));
+        line.leave("192.0.2.9:1".parse().unwrap());
+        line.resolved(std::iter::empty());
+        assert_eq!(
+            line.address(),
+            Some("192.0.2.9:1".parse().unwrap()),
+            "a name that fails is no reason to give up"
+        );
+        line.resolved(std::iter::empty());
+        assert_eq!(line.address(), None);
     }
 
     #[test]
