@@ -5,6 +5,7 @@ mod environment;
 mod general;
 mod names;
 mod openvpn;
+mod openvpn_server;
 mod tailscale;
 mod targets;
 mod wireguard;
@@ -155,7 +156,7 @@ impl Words {
     }
 }
 
-const TABLES: [&[Class]; 8] = [
+const TABLES: [&[Class]; 9] = [
     general::CLASSES,
     environment::CLASSES,
     names::CLASSES,
@@ -163,6 +164,7 @@ const TABLES: [&[Class]; 8] = [
     application::CLASSES,
     wireguard::CLASSES,
     openvpn::CLASSES,
+    openvpn_server::CLASSES,
     tailscale::CLASSES,
 ];
 
