@@ -279,6 +279,36 @@ async fn the_endpoint_keeps_its_way_outside_of_a_default_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_we_have_no_address_in_does_not_leave_past_the_device() {
+    if !inside("a_family_that_we_have_no_address_in_does_not_leave_past_the_device") {
+        return;
+    }
+    run("ip link add outside type veth peer name beyond");
+    run("ip link set beyond up");
+    run("ip address add 2001:db8::2/64 dev outside nodad");
+    run("ip link set outside up");
+    run("ip route add default via 2001:db8::1 dev outside");
+    let machine = Machine::new("family");
+    let mut config = client_config(51820);
+    config.peers[0].endpoint.as_mut().unwrap().host = "2001:db8:1::7".to_owned();
+    config.peers[0].allowed_ips = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    assert!(config.addresses.iter().all(|address| address.address().is_ipv4()));
+    let client = start_with(config, tun(&machine));
+    within(client.status().wait_for(|status| status.counters.net_sent > 0 || status.phase > Phase::Starting))
+        .await
+        .unwrap();
+    let reach = |to: &str| {
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        socket.connect((to, 9)).map_err(|error| error.kind())
+    };
+    assert_eq!(reach("2001:db8:2::1"), Err(std::io::ErrorKind::HostUnreachable));
+    assert_eq!(reach("2001:db8:1::7"), Ok(()), "the endpoint keeps its way");
+    assert_eq!(reach("2001:db8::1"), Ok(()), "the machine's own network is its own");
+    client.shutdown();
+    assert_eq!(reach("2001:db8:2::1"), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prefixes_that_overlap_the_machines_networks_are_refused_unless_forced() {
     if !inside("prefixes_that_overlap_the_machines_networks_are_refused_unless_forced") {
         return;

@@ -92,9 +92,9 @@ impl TunEnd {
             }
         }
         let has_v6 = config.addresses.iter().any(|address| address.address().is_ipv6());
-        let prefixes =
-            config.carved_routes().into_iter().filter(|route| has_v6 || route.address().is_ipv4()).collect();
-        let mut routes = Routes::guard(netlink, &options.state, index, prefixes)?;
+        let (prefixes, closed) =
+            config.carved_routes().into_iter().partition(|route| has_v6 || route.address().is_ipv4());
+        let mut routes = Routes::guard(netlink, &options.state, index, prefixes, closed)?;
         for endpoint in endpoints {
             routes.protect(*endpoint)?;
         }

@@ -20,6 +20,8 @@ pub(crate) struct Routes {
     state: PathBuf,
     device: u32,
     prefixes: Vec<Prefix>,
+    /// Private prefixes of a family in which we have no address: nothing leads there, and nothing past the device.
+    closed: Vec<Prefix>,
     /// Routes that outlive the device if this process is killed.
     lasting: Vec<Route>,
     /// Endpoints that must not be reached through the tunnel.
@@ -34,23 +36,25 @@ impl Routes {
         state: &Path,
         device: u32,
         prefixes: Vec<Prefix>,
+        closed: Vec<Prefix>,
     ) -> Result<Self, TunError> {
         let mut this = Self {
             netlink,
             state: state.join(STATE),
             device,
             prefixes: halves(prefixes),
+            closed: halves(closed),
             lasting: Vec::new(),
             endpoints: Vec::new(),
         };
         for prefix in this.prefixes.clone() {
-            this.add_lasting(Route {
-                destination: prefix,
-                kind: Kind::Unreachable,
-                gateway: None,
-                interface: None,
-                metric: GUARD_METRIC,
-            })?;
+            this.add_lasting(barrier(prefix))?;
+        }
+        for prefix in this.closed.clone() {
+            // A machine without IPv6 has no way past the device either.
+            if let Err(error) = this.add_lasting(barrier(prefix)) {
+                tracing::debug!(%prefix, %error, "no guard");
+            }
         }
         Ok(this)
     }
@@ -74,7 +78,7 @@ impl Routes {
     /// Keeps the way to an endpoint outside of the tunnel, if a prefix covers it.
     pub(crate) fn protect(&mut self, endpoint: IpAddr) -> Result<(), TunError> {
         let endpoint = endpoint.to_canonical();
-        let covered = self.prefixes.iter().any(|prefix| prefix.contains(endpoint));
+        let covered = self.prefixes.iter().chain(&self.closed).any(|prefix| prefix.contains(endpoint));
         if endpoint.is_loopback() || !covered || self.endpoints.contains(&endpoint) {
             return Ok(());
         }
@@ -131,6 +135,11 @@ pub(crate) fn repair(state: &Path) -> Result<bool, TunError> {
     }
     resolv::remove(&path).map_err(|error| file_error(&path, error))?;
     Ok(true)
+}
+
+/// What a packet for the prefix meets where no device route is.
+fn barrier(destination: Prefix) -> Route {
+    Route { destination, kind: Kind::Unreachable, gateway: None, interface: None, metric: GUARD_METRIC }
 }
 
 /// A default route becomes two halves, which are more specific than the machine's own and leave it in place.
