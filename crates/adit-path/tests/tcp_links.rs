@@ -140,6 +140,10 @@ impl Tunnel for Framed {
         }
     }
 
+    fn close(&mut self, now: Instant, out: &mut Outbox) {
+        self.handle_command(now, Order::Farewell(b"\0\x02ME"), out);
+    }
+
     fn poll_timeout(&self) -> Option<Deadline> {
         self.log.waits.fetch_add(1, Ordering::Relaxed);
         None
@@ -406,4 +410,17 @@ async fn what_the_tunnel_says_last_is_sent_before_the_link_closes() {
         all
     });
     assert_eq!(within(all).await.unwrap(), b"bye");
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_shut_down_takes_leave_of_the_far_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (client, _) = start(listener.local_addr().unwrap(), CLIENT);
+    let (mut far, _) = listener.accept().unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    wait_for(&*client, Phase::Up).await;
+    client.shutdown();
+    let mut said = Vec::new();
+    far.read_to_end(&mut said).unwrap();
+    assert!(said.ends_with(b"\0\x02ME"), "{said:?}");
 }

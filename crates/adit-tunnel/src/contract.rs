@@ -32,6 +32,9 @@ pub trait Tunnel {
     fn handle_timeout(&mut self, now: Instant, out: &mut Outbox);
     /// Takes a command from the control plane.
     fn handle_command(&mut self, now: Instant, command: Self::Command, out: &mut Outbox);
+    /// Takes leave of the far ends, where the protocol has a way to: nothing but draining the outbox and the events
+    /// follows. Says nothing by default.
+    fn close(&mut self, _now: Instant, _out: &mut Outbox) {}
     /// When [`handle_timeout`](Self::handle_timeout) must be called at the latest, and why.
     fn poll_timeout(&self) -> Option<Deadline>;
     /// The next thing the owner must know or do.

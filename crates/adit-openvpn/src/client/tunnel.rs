@@ -516,6 +516,12 @@ impl Tunnel for OpenVpn {
         }
     }
 
+    fn close(&mut self, now: Instant, out: &mut Outbox) {
+        if !self.ended {
+            self.exit(now, out);
+        }
+    }
+
     fn poll_timeout(&self) -> Option<Deadline> {
         if self.ended {
             return None;

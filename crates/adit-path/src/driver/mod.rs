@@ -396,7 +396,7 @@ impl<T: Tunnel> Driver<T> {
         self.publisher.publish(now, peers, &self.links.traffic, self.end.counts(), done);
     }
 
-    /// Ends in order: flows are reset, what that makes is sent, whoever waits is told.
+    /// Ends in order: flows are reset, what that makes is sent, the far ends and whoever waits are told.
     fn close(&mut self) {
         let now = Instant::now();
         self.end.close(now, &Gone::Closed);
@@ -405,6 +405,9 @@ impl<T: Tunnel> Driver<T> {
                 break;
             }
         }
+        self.tunnel.close(now, &mut self.out);
+        self.flush();
+        self.settle(now);
         self.requests.close();
         while let Ok(request) = self.requests.try_recv() {
             request.fail(&Gone::Closed);
