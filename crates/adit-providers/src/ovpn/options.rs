@@ -274,7 +274,7 @@ pub const SECTIONS: &[(&str, &[OptionSpec])] = &[
         used("block-ipv6", 0, 0, "refuse IPv6 in place of sending it outside"),
         used("dhcp-option", 1, MANY, "a resolver or search domain: DNS, DNS6, DOMAIN, DOMAIN-SEARCH, ADAPTER_DOMAIN_SUFFIX"),
         used("dns", 2, MANY, "resolvers and search domains"),
-        used("allow-pull-fqdn", 0, 0, "allow names in pushed routes"),
+        used("allow-pull-fqdn", 0, 0, "names in pushed routes: they are reported, not resolved"),
         quiet("allow-recursive-routing", 0, 0, "allow the server's own address inside the tunnel"),
         quiet("client-nat", 4, 4, "translate addresses of routes that clash"),
         quiet("block-outside-dns", 0, 0, "block other resolvers of Windows; programs under adit use the tunnel's"),
