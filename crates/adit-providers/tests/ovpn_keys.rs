@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adit_openvpn::{Clock, Config};
-use adit_providers::ovpn::{Ovpn, Supplied};
+use adit_providers::ovpn::{Files, Ovpn, Supplied};
 use adit_providers::{Problem, Problems, Reader, Secret};
+use proptest::prelude::*;
 use rustls_pki_types::CertificateDer;
 
 /// 2027-01-15, within the validity of the certificates.
@@ -239,4 +240,56 @@ fn the_password_may_stand_in_a_file_of_the_profile() {
     assert!(!profile.wants_key_pass());
     open(&profile, None, NOW).unwrap();
     fs::remove_dir_all(directory).unwrap();
+}
+
+/// One file behind every name.
+struct Always(Vec<u8>);
+
+impl Files for Always {
+    fn read(&mut self, _: &Path, _: &str, _: bool) -> Result<(Secret, Option<Problem>), Problem> {
+        Ok((Secret::new(self.0.clone()), None))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_damaged_key_or_archive_is_refused_with_a_reason_or_still_fits(
+        file in any::<prop::sample::Index>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<Option<prop::sample::Index>>(),
+    ) {
+        let mut files: Vec<_> = fs::read_dir(keys())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "key" || end == "p12"))
+            .collect();
+        files.sort();
+        let path = file.get(&files);
+        let mut bytes = fs::read(path).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()) + 1);
+        }
+        let option = if path.extension().is_some_and(|end| end == "p12") { "pkcs12" } else { "key" };
+        let certificate = |name: &str| fs::read_to_string(keys().join(name)).unwrap();
+        let text = format!(
+            "client\nremote a\nremote-cert-tls server\n{option} x\n<ca>\n{}</ca>\n{}",
+            certificate("ca.crt"),
+            if option == "key" { format!("<cert>\n{}</cert>\n", certificate("client.crt")) } else { String::new() },
+        );
+        let said = match Ovpn::read(text.as_bytes(), Path::new("x.ovpn"), &mut Always(bytes)) {
+            Ok(profile) => match open(&profile, Some("test-password"), NOW) {
+                Ok(_) => return Ok(()),
+                Err(problem) => problem,
+            },
+            Err(problems) => problems.0.into_iter().next().unwrap(),
+        };
+        prop_assert!(said.class.starts_with("ovpn.") || said.class.starts_with("credential."), "{said}");
+        prop_assert!(!said.fix.is_empty(), "{said:?}");
+    }
 }
