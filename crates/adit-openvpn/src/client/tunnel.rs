@@ -22,7 +22,7 @@ use crate::wire::First;
 /// Between the answer to a call beside a silent connection and giving that up.
 const HESITATION: Duration = Duration::from_millis(250);
 /// Between such calls.
-const CALL_AGAIN: Duration = Duration::from_secs(2);
+const CALL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where an attempt is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

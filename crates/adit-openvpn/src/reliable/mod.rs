@@ -25,7 +25,7 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// The longest, except for resets.
 const MAX_TIMEOUT: Duration = Duration::from_secs(8);
 /// The longest for a packet that begins a session: a server that comes back is noticed within this time.
-const MAX_RESET_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_RESET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the next packet holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
