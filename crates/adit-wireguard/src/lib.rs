@@ -23,4 +23,5 @@ pub use peer::{
     HANDSHAKE_LEN, Limiter, OVERHEAD, OpenError, Opened, Peer, PeerKeys, REJECT_AFTER_TIME, REKEY_TIMEOUT,
     Timeout, Verdict, message_type,
 };
+pub use staged::Staged;
 pub use wireguard::{Command, WireGuard};

@@ -11,14 +11,15 @@ const MAX_BYTES: usize = 192 * 1024;
 
 /// A bounded queue of packets in one piece of memory, which is given back when the queue is empty.
 #[derive(Debug, Default)]
-pub(crate) struct Staged {
+pub struct Staged {
     bytes: Vec<u8>,
     lengths: VecDeque<usize>,
     taken: usize,
 }
 
 impl Staged {
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
@@ -26,7 +27,7 @@ impl Staged {
     ///
     /// # Errors
     /// [`Dropped::NotReady`] when the queue is full: what is missing is the session.
-    pub(crate) fn push(&mut self, segment: &Segment<'_>) -> Result<(), Dropped> {
+    pub fn push(&mut self, segment: &Segment<'_>) -> Result<(), Dropped> {
         let (start, len) = (self.bytes.len(), segment.len());
         if self.lengths.len() == MAX_PACKETS || start + len > MAX_BYTES {
             return Err(Dropped::NotReady);
@@ -38,7 +39,7 @@ impl Staged {
     }
 
     /// Hands packets to `send`, oldest first, until it refuses one, which stays.
-    pub(crate) fn flush(&mut self, mut send: impl FnMut(&[u8]) -> bool) {
+    pub fn flush(&mut self, mut send: impl FnMut(&[u8]) -> bool) {
         while let Some(&len) = self.lengths.front() {
             if !send(&self.bytes[self.taken..self.taken + len]) {
                 return;
@@ -50,7 +51,7 @@ impl Staged {
     }
 
     /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = Self::default();
     }
 }
