@@ -4,18 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_tunnel::{Fault, HostPort, Prefix, Prompt};
+use adit_tunnel::{HostPort, Prefix, Prompt};
 
 use crate::netmap::{RegionId, Update};
-use crate::{Keys, SecretKey};
+use crate::{Keys, Problem, SecretKey};
 
 /// What the data side of a node is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Our keys.
     pub keys: Keys,
-    /// How DERP servers are authenticated: the trust anchors for certificates. No ALPN; the provider is ring.
-    pub tls: Arc<rustls::ClientConfig>,
+    /// The trust anchors for certificates of DERP servers.
+    pub roots: Arc<rustls::RootCertStore>,
     /// The local UDP port; `None` lets the system choose.
     pub port: Option<u16>,
     /// Whether UDP is tried at all. Without it everything goes through DERP.
@@ -83,9 +83,9 @@ pub enum Control {
     /// The control server is connected.
     Connected,
     /// The control server cannot be reached for now. Packets go on passing, if they did.
-    Lost(Fault),
+    Lost(Problem),
     /// Nothing but a new start helps: the node is no part of the tailnet.
-    Failed(Fault),
+    Failed(Problem),
 }
 
 /// What the control side must hear of the data side.

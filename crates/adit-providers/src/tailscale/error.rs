@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use adit_tunnel::Fault;
-
 use crate::Problem;
 
 /// Whether the same attempt is worth repeating.
@@ -47,9 +45,9 @@ impl ControlError {
     }
 
     /// The failure for whoever watches the tunnel.
-    pub fn fault(&self) -> Fault {
-        Fault {
-            class: self.problem.class.to_owned(),
+    pub fn fault(&self) -> adit_tailscale::Problem {
+        adit_tailscale::Problem {
+            class: self.problem.class,
             summary: self.problem.summary.clone(),
             evidence: self.problem.evidence.clone(),
         }

@@ -1,0 +1,137 @@
+//! A peer as the data path has it: its session, the ways to it, what waits for it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use adit_tunnel::{Deadline, Prefix};
+use adit_wireguard::{Limiter, PeerKeys, PrivateKey, PublicKey, REJECT_AFTER_TIME, Staged};
+
+use crate::netmap::{NodeId, Peer, RegionId};
+use crate::paths::Paths;
+use crate::{DiscoKey, Keys, NodeKey, Shared};
+
+/// A session without a packet for this long is given back.
+const FORGET: Duration = REJECT_AFTER_TIME;
+
+/// A peer.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    /// The prefixes that are used of it.
+    pub(super) prefixes: Vec<Prefix>,
+    pub(super) key: NodeKey,
+    pub(super) disco: DiscoKey,
+    pub(super) home: RegionId,
+    pub(super) jailed: bool,
+    /// What we are called by this peer: our IPv4 and IPv6 address there.
+    pub(super) masquerade: (Option<IpAddr>, Option<IpAddr>),
+    /// Where a peer without disco is.
+    pub(super) fixed: Option<SocketAddr>,
+    shared: Option<Shared>,
+    pub(super) paths: Paths,
+    pub(super) session: Option<adit_wireguard::Peer>,
+    pub(super) staged: Staged,
+    /// The region where the peer was heard last.
+    pub(super) heard_at: Option<RegionId>,
+    /// Our endpoints are to be sent to the peer once they are known again.
+    pub(super) call_pending: bool,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    last_used: Instant,
+}
+
+impl Member {
+    pub(super) fn new(peer: &Peer, now: Instant) -> Self {
+        let mut this = Self {
+            id: peer.id,
+            name: String::new(),
+            prefixes: Vec::new(),
+            key: peer.key,
+            disco: peer.disco,
+            home: peer.home_derp,
+            jailed: false,
+            masquerade: (None, None),
+            fixed: None,
+            shared: None,
+            paths: Paths::default(),
+            session: None,
+            staged: Staged::default(),
+            heard_at: None,
+            call_pending: false,
+            received: 0,
+            sent: 0,
+            last_used: now,
+        };
+        this.update(peer, now);
+        this
+    }
+
+    /// Takes over what the netmap says now. A new key is a new node; a new disco key is a new process.
+    pub(super) fn update(&mut self, peer: &Peer, now: Instant) {
+        if self.key != peer.key {
+            self.session = None;
+        }
+        if self.disco != peer.disco {
+            if !self.disco.is_zero() {
+                self.paths.reset();
+                self.session = None;
+                self.heard_at = None;
+            }
+            self.shared = None;
+        }
+        (self.key, self.disco, self.home) = (peer.key, peer.disco, peer.home_derp);
+        self.jailed = peer.jailed;
+        self.masquerade = (peer.masquerade_v4, peer.masquerade_v6);
+        self.fixed = peer.endpoints.first().copied().filter(|_| peer.wireguard_only);
+        self.paths.set_endpoints(now, &peer.endpoints);
+    }
+
+    /// What our disco keys share.
+    pub(super) fn shared(&mut self, keys: &Keys) -> &Shared {
+        let theirs = self.disco;
+        self.shared.get_or_insert_with(|| Shared::new(&keys.disco, theirs.as_bytes()))
+    }
+
+    /// The session, made where there is none.
+    pub(super) fn session(
+        &mut self,
+        now: Instant,
+        index: u32,
+        private: &PrivateKey,
+        limiter: &Limiter,
+    ) -> &mut adit_wireguard::Peer {
+        self.last_used = now;
+        let key = self.key;
+        self.session.get_or_insert_with(|| {
+            let public = PublicKey::from_bytes(key.0);
+            adit_wireguard::Peer::new(&PeerKeys { private, public, preshared: None }, index, limiter, now)
+        })
+    }
+
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.last_used = now;
+    }
+
+    /// Gives the session back when nobody has used it for long. Returns whether there is nothing left to be called for.
+    pub(super) fn rest(&mut self, now: Instant) -> bool {
+        if now >= self.last_used + FORGET && self.staged.is_empty() && !self.paths.is_active() {
+            self.session = None;
+        }
+        self.session.is_none() && !self.paths.is_active()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+        let session = self.session.as_ref().and_then(adit_wireguard::Peer::poll_timeout);
+        let rest = self.session.as_ref().map(|_| Deadline { at: self.last_used + FORGET, why: "idle peer" });
+        // After its time is over a session that is still busy is looked at with its next deadline.
+        let rest = rest.filter(|_| self.staged.is_empty() && !self.paths.is_active());
+        [session, self.paths.poll_timeout(), rest].into_iter().fold(None, Deadline::earlier)
+    }
+
+    /// What our address is for this peer, where it is another.
+    pub(super) fn alias(&self, ours: IpAddr) -> Option<IpAddr> {
+        let alias = if ours.is_ipv4() { self.masquerade.0 } else { self.masquerade.1 };
+        alias.filter(|alias| *alias != ours)
+    }
+}

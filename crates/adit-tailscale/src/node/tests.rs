@@ -1,0 +1,202 @@
+//! The node as a whole, without a network.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_tunnel::view::{IpView, protocol};
+use adit_tunnel::{Dropped, Event, HostPacket, LinkId, NetInput, Outbox, Tunnel};
+
+use super::Tailscale;
+use crate::netmap::{
+    DerpAddress, DerpMapUpdate, DerpNode, DerpRegion, NodeId, Peer, RegionId, SelfNode, Update,
+};
+use crate::tsmp::write_packet;
+use crate::{Command, Config, Control, DiscoKey, Keys, NodeKey, Problem, Report, SecretKey};
+
+fn config() -> Config {
+    Config {
+        keys: Keys { node: SecretKey::from_bytes([1; 32]), disco: SecretKey::from_bytes([2; 32]) },
+        roots: Arc::new(rustls::RootCertStore::empty()),
+        port: None,
+        udp: true,
+        local_addresses: vec![IpAddr::from([192, 168, 1, 5]), IpAddr::from([127, 0, 0, 1])],
+        keep_out: Vec::new(),
+        accept_routes: true,
+        exit_node: None,
+        shields_up: false,
+        proxy: None,
+        plain_derp: false,
+    }
+}
+
+fn peer(id: u32) -> Peer {
+    let [_, b, c, d] = id.to_be_bytes();
+    let prefix = vec![format!("100.{}.{c}.{d}/32", 64 + b).parse().unwrap()];
+    let mut key = [0; 32];
+    key[..4].copy_from_slice(&id.to_be_bytes());
+    key[31] = 1;
+    Peer {
+        id: NodeId(id.into()),
+        name: format!("n{id}.tail.example"),
+        key: NodeKey(key),
+        disco: DiscoKey(key),
+        addresses: prefix.clone(),
+        allowed_ips: prefix,
+        ..Peer::default()
+    }
+}
+
+fn map(peers: u32) -> Update {
+    let mut update = Update {
+        node: Some(SelfNode {
+            name: "me.tail.example".into(),
+            addresses: vec!["100.64.0.1/32".parse().unwrap()],
+            authorized: true,
+            ..SelfNode::default()
+        }),
+        ..Update::default()
+    };
+    update.peers.full = (2..peers + 2).map(peer).collect();
+    update
+}
+
+struct Bench {
+    node: Tailscale,
+    out: Outbox,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { node: Tailscale::new(config(), 1, now), out: Outbox::default(), now }
+    }
+
+    fn tell(&mut self, command: Command) -> Vec<Event<Problem>> {
+        self.node.handle_command(self.now, command, &mut self.out);
+        self.events()
+    }
+
+    fn events(&mut self) -> Vec<Event<Problem>> {
+        std::iter::from_fn(|| self.node.poll_event()).collect()
+    }
+}
+
+fn udp(to: &str, port: u16, data: &[u8]) -> Vec<u8> {
+    let mut datagram = [4000u16, port, 8 + data.len() as u16, 0].map(u16::to_be_bytes).concat();
+    datagram.extend(data);
+    let mut out = vec![0; 20 + datagram.len()];
+    let (from, to) = (IpAddr::from([100, 64, 0, 1]), to.parse().unwrap());
+    write_packet(protocol::UDP, from, to, &datagram, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn names_of_the_tailnet_are_answered_without_a_packet_leaving() {
+    let mut bench = Bench::new();
+    let events = bench.tell(Command::Netmap(Box::new(map(3))));
+    assert!(events.iter().any(|event| matches!(event, Event::Configured(_))), "{events:?}");
+    let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x02n3\x04tail\x07example\0\0\x01\0\x01";
+    let packet = udp("100.100.100.100", 53, query);
+    bench.node.handle_packet(bench.now, HostPacket::new(&packet), &mut bench.out).unwrap();
+    assert!(bench.out.net.is_empty());
+    let mut answers = Vec::new();
+    bench.out.host.drain(|packet| answers.push(packet.bytes().to_vec()));
+    let ip = IpView::parse(&answers[0]).unwrap();
+    assert!(ip.transport_checksum_ok());
+    let answer = ip.udp().unwrap();
+    assert_eq!(
+        (ip.source().to_string(), answer.source_port(), answer.destination_port()),
+        ("100.100.100.100".into(), 53, 4000)
+    );
+    assert!(answer.payload().ends_with(&[100, 64, 0, 3]));
+    let other = udp("100.100.100.100", 80, query);
+    let sent = bench.node.handle_packet(bench.now, HostPacket::new(&other), &mut bench.out);
+    assert_eq!(sent, Err(Dropped::NoRoute));
+}
+
+#[test]
+fn packets_for_nobody_and_packets_that_are_too_long_are_refused() {
+    let mut bench = Bench::new();
+    bench.tell(Command::Netmap(Box::new(map(3))));
+    let send = |bench: &mut Bench, packet: &[u8]| {
+        bench.node.handle_packet(bench.now, HostPacket::new(packet), &mut bench.out)
+    };
+    assert_eq!(send(&mut bench, &udp("100.64.9.9", 1, b"x")), Err(Dropped::NoRoute));
+    assert_eq!(send(&mut bench, &udp("8.8.8.8", 1, b"x")), Err(Dropped::NoRoute));
+    assert_eq!(send(&mut bench, &udp("100.64.0.2", 1, &[0; 1260])), Err(Dropped::TooBig));
+    assert_eq!(send(&mut bench, &udp("100.64.0.2", 1, &[0; 1252])), Ok(()), "it waits for a session");
+}
+
+#[test]
+fn the_control_side_speaks_through_the_node() {
+    let mut bench = Bench::new();
+    let problem = |class| Problem { class, summary: "no".into(), evidence: Vec::new() };
+    bench.events();
+    let lost = bench.tell(Command::Control(Control::Lost(problem("ts.control.tcp"))));
+    assert!(matches!(lost.as_slice(), [Event::Down(problem)] if problem.class == "ts.control.tcp"));
+    let failed = bench.tell(Command::Control(Control::Failed(problem("ts.key.used"))));
+    assert!(matches!(failed.as_slice(), [Event::Failed(_)]));
+}
+
+#[test]
+fn endpoints_are_local_addresses_where_nobody_answers_stun() {
+    let mut bench = Bench::new();
+    let local = "0.0.0.0:4242".parse().unwrap();
+    let opened = NetInput::Opened { link: LinkId(0), local };
+    bench.node.handle_net(bench.now, opened, &mut bench.out).unwrap();
+    let node = DerpNode {
+        host: "192.0.2.1".into(),
+        v4: DerpAddress::Fixed(IpAddr::from([192, 0, 2, 1])),
+        derp_port: 443,
+        stun_port: Some(3478),
+        ..DerpNode::default()
+    };
+    let regions =
+        (1..=2).map(|id| (RegionId(id), DerpRegion { nodes: vec![node.clone()], ..Default::default() }));
+    let mut update = map(1);
+    update.derp = Some(DerpMapUpdate { regions: Some(regions.collect()), scores: None });
+    bench.tell(Command::Netmap(Box::new(update)));
+    let start = bench.now;
+    let mut home = None;
+    while bench.now < start + Duration::from_secs(4) {
+        let Some(deadline) = bench.node.poll_timeout() else { break };
+        bench.now = deadline.at;
+        bench.node.handle_timeout(bench.now, &mut bench.out);
+        bench.out.net.drain(|_| ());
+        if home.is_none()
+            && bench.events().iter().any(|event| matches!(event, Event::OpenLink(LinkId(16), _)))
+        {
+            home = Some(bench.now - start);
+        }
+    }
+    assert_eq!(home, Some(Duration::from_millis(200)), "the relay is dialled without waiting for STUN");
+    let reports: Vec<Report> = std::iter::from_fn(|| bench.node.poll_report()).collect();
+    let endpoints = reports.iter().find_map(|report| match report {
+        Report::Endpoints(list) => Some(list.iter().map(|e| e.address.to_string()).collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(endpoints, Some(vec!["192.168.1.5:4242".to_owned()]));
+    let blocked = |report: &Report| matches!(report, Report::NetInfo(info) if info.udp == Some(false));
+    assert!(reports.iter().any(blocked), "{reports:?}");
+}
+
+#[test]
+fn five_thousand_peers_are_applied_and_a_change_of_one_touches_one() {
+    let mut bench = Bench::new();
+    bench.tell(Command::Netmap(Box::new(map(5000))));
+    assert_eq!((bench.node.members.len(), bench.node.active.len()), (5000, 0));
+    assert!(bench.node.table.lookup("100.64.19.137".parse().unwrap()).is_some());
+    let mut update = Update::default();
+    update.peers.online.push((NodeId(77), false));
+    assert!(bench.tell(Command::Netmap(Box::new(update))).is_empty());
+    let mut gone = Update::default();
+    gone.peers.removed.push(NodeId(5001));
+    bench.tell(Command::Netmap(Box::new(gone)));
+    assert_eq!(
+        (bench.node.members.len(), bench.node.by_key.len(), bench.node.by_disco.len()),
+        (4999, 4999, 4999)
+    );
+    assert_eq!(bench.node.table.lookup("100.64.19.137".parse().unwrap()), None);
+}
