@@ -11,3 +11,4 @@ mod handshakes;
 mod links;
 mod moves;
 mod openvpn;
+mod tailscale;

@@ -8,12 +8,16 @@
 mod link;
 mod nat;
 mod packet;
+mod relay;
 mod seed;
+mod server;
 mod stack;
 mod world;
 
 pub use link::{Fate, Link, Pipe};
 pub use nat::{Nat, NatKind};
 pub use packet::udp_packet;
+pub use relay::Relay;
 pub use seed::{Rng, each_seed};
+pub use server::{Served, Server};
 pub use world::{Inbox, NodeId, PacketEnd, Sent, World};

@@ -1,5 +1,7 @@
 //! The nodes, the wire between them, and the clock.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use adit_tunnel::{
 };
 
 use crate::net::{Fate, Link, Nat, Pipe, Rng};
+use streams::Servers;
 
 /// A resolver's answer takes this long.
 const RESOLVE_DELAY: Duration = Duration::from_millis(5);
@@ -73,6 +76,8 @@ struct Node<T: Tunnel, E> {
     addresses: Vec<IpAddr>,
     /// The bound port of each link.
     bound: Vec<(LinkId, u16)>,
+    /// The stream of each link.
+    streams: Vec<(LinkId, u64)>,
     up: Pipe,
     down: Pipe,
     nat: Option<Nat>,
@@ -89,6 +94,10 @@ enum Happening {
     Icmp { node: NodeId, port: u16, to: SocketAddr, why: Unreachable },
     /// A resolver answers.
     Answer { node: NodeId, host: HostPort },
+    /// Something of a stream reaches its server: its beginning, bytes (none are the end).
+    AtServer { stream: u64, begins: bool, data: Vec<u8> },
+    /// Something of a stream reaches its node: that it is open, bytes (none are the end).
+    AtNode { stream: u64, begins: bool, data: Vec<u8> },
 }
 
 /// Nodes, links and a clock.
@@ -100,6 +109,7 @@ pub struct World<T: Tunnel, E = Inbox> {
     queue: BTreeMap<(Instant, u64), Happening>,
     made: u64,
     names: BTreeMap<String, Vec<IpAddr>>,
+    servers: Servers,
     /// Every datagram that a node sent.
     pub sent: Vec<Sent>,
 }
@@ -126,6 +136,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             queue: BTreeMap::new(),
             made: 0,
             names: BTreeMap::new(),
+            servers: Servers::default(),
             sent: Vec::new(),
         }
     }
@@ -149,6 +160,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             out: Outbox::default(),
             addresses: addresses.iter().map(|text| parse(text)).collect(),
             bound: Vec::new(),
+            streams: Vec::new(),
             up: Pipe::default(),
             down: Pipe::default(),
             nat: None,
@@ -225,6 +237,9 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
     pub fn stop(&mut self, node: NodeId) {
         self.nodes[node.0].tunnel = None;
         self.nodes[node.0].bound.clear();
+        for (_, stream) in std::mem::take(&mut self.nodes[node.0].streams) {
+            self.hang_up(stream);
+        }
     }
 
     /// Starts a new process on a node; the old one, if any, has lost everything.
@@ -360,6 +375,8 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
                     .collect();
                 self.net_input(node, |_| NetInput::Resolved { host: &host, addresses: &addresses });
             }
+            Happening::AtServer { stream, begins, data } => self.at_server(stream, begins, &data),
+            Happening::AtNode { stream, begins, data } => self.at_node(stream, begins, data),
         }
     }
 
@@ -370,7 +387,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             None => node.addresses.contains(&to.ip()),
         });
         // An address that nobody has is silent.
-        let Some(owner) = owner else { return };
+        let Some(owner) = owner else { return self.serve_datagram(from, to, &data) };
         let node = NodeId(owner);
         if let Fate::Arrives(at, again) = self.nodes[owner].down.send(self.now, data.len(), &mut self.rng) {
             for at in again.into_iter().chain([at]) {
@@ -443,14 +460,19 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
                     reason != Dropped::Backpressure
                 }
             });
-            let mut datagrams = Vec::new();
+            let (mut datagrams, mut pieces) = (Vec::new(), Vec::new());
             out.net.drain(|batch| {
-                let Some(to) = batch.to else { return };
+                let Some(to) = batch.to else {
+                    return pieces.push((batch.link, batch.data.to_vec()));
+                };
                 datagrams
                     .extend(batch.data.chunks(batch.segment).map(|data| (batch.link, to, data.to_vec())));
             });
             let event = tunnel.poll_event();
-            let idle = datagrams.is_empty() && event.is_none() && out.host.is_empty();
+            let idle = datagrams.is_empty() && pieces.is_empty() && event.is_none() && out.host.is_empty();
+            for (link, data) in pieces {
+                self.put_on_stream(node, link, data);
+            }
             for (link, to, data) in datagrams {
                 self.put_on_wire(node, link, to, data);
             }
@@ -475,13 +497,17 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
                 let local = SocketAddr::new(ip, port);
                 self.net_input(node, |_| NetInput::Opened { link, local });
             }
-            Event::OpenLink(link, LinkSpec::Tcp { .. }) => {
-                // Streams are no part of this world yet: nobody listens.
-                let link = *link;
-                let error = Some(std::io::ErrorKind::ConnectionRefused);
-                self.net_input(node, |_| NetInput::Closed { link, error });
+            Event::OpenLink(link, LinkSpec::Tcp { to }) => self.connect(node, *link, *to),
+            Event::CloseLink(link) => {
+                let this = &mut self.nodes[node.0];
+                this.bound.retain(|(bound, _)| bound != link);
+                let ended: Vec<u64> =
+                    this.streams.iter().filter(|(of, _)| of == link).map(|(_, id)| *id).collect();
+                this.streams.retain(|(of, _)| of != link);
+                for stream in ended {
+                    self.hang_up(stream);
+                }
             }
-            Event::CloseLink(link) => self.nodes[node.0].bound.retain(|(bound, _)| bound != link),
             Event::Resolve(host) => {
                 self.push(now + RESOLVE_DELAY, Happening::Answer { node, host: host.clone() });
             }
