@@ -11,6 +11,7 @@ mod packet;
 mod profile;
 mod program;
 mod stack;
+mod tailnet;
 mod tailscale;
 mod wireguard;
 
@@ -24,6 +25,7 @@ pub use packet::ip_packet;
 pub use profile::{openvpn_keys, openvpn_profile};
 pub use program::{program_dns, program_memory};
 pub use stack::stack_packet;
+pub use tailnet::{derp_stream, disco_message, stun_message, tailscale_datagram};
 pub use tailscale::tailscale_map;
 pub use wireguard::wireguard_datagram;
 
@@ -34,6 +36,8 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("adit_toml", adit_toml),
     ("control_message", control_message),
+    ("derp_stream", derp_stream),
+    ("disco_message", disco_message),
     ("dns_message", dns_message),
     ("http_head", http_head),
     ("ip_packet", ip_packet),
@@ -47,6 +51,8 @@ pub const TARGETS: &[Target] = &[
     ("program_memory", program_memory),
     ("socks_message", socks_message),
     ("stack_packet", stack_packet),
+    ("stun_message", stun_message),
+    ("tailscale_datagram", tailscale_datagram),
     ("tailscale_map", tailscale_map),
     ("wg_quick", wg_quick),
     ("wireguard_datagram", wireguard_datagram),
