@@ -24,6 +24,21 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// Type and code of the ICMP error that says the same (RFC 792, RFC 1812 §5.2.7.1), or of ICMPv6 (RFC 4443 §3.1).
+    fn icmp(self, v4: bool) -> [u8; 2] {
+        match (self, v4) {
+            // Host administratively prohibited; of ICMPv6, "failed ingress policy" is nearest.
+            (Self::ShieldsUp, true) => [3, 10],
+            (Self::ShieldsUp, false) => [1, 5],
+            // Network unreachable; no route.
+            (Self::IpForwarding, true) => [3, 0],
+            (Self::IpForwarding, false) => [1, 0],
+            // Communication administratively prohibited.
+            (Self::Acl | Self::HostFirewall | Self::Other(_), true) => [3, 13],
+            (Self::Acl | Self::HostFirewall | Self::Other(_), false) => [1, 1],
+        }
+    }
+
     fn of(letter: u8) -> Self {
         match letter {
             b'A' => Self::Acl,
@@ -100,8 +115,8 @@ pub(crate) fn write_pong(
 /// Length of an ICMP error about a rejected connection, with the longer IP headers.
 pub(crate) const ICMP_LEN: usize = 40 + 8 + 40 + 8;
 
-/// Writes what a firewall would say in place of the peer: destination unreachable, administratively prohibited
-/// (RFC 1812 §5.2.7.1, RFC 4443 §3.1). The netstack and programs know it; TSMP they do not.
+/// Writes what a firewall would say in place of the peer: destination unreachable. The netstack and programs know it;
+/// TSMP they do not.
 pub(crate) fn write_icmp(reject: &Reject, out: &mut [u8; ICMP_LEN]) -> Option<usize> {
     let (ours, target) = (reject.source, reject.target);
     let mut ports = [0; 8];
@@ -113,7 +128,8 @@ pub(crate) fn write_icmp(reject: &Reject, out: &mut [u8; ICMP_LEN]) -> Option<us
     let mut message = [0; 8 + 40 + 8];
     let mut quoted = [0; 48];
     let quoted_len = write_packet(reject.protocol, ours.ip(), target.ip(), &ports, &mut quoted)?;
-    let (number, kind) = if ours.is_ipv4() { (protocol::ICMP, [3, 13]) } else { (protocol::ICMPV6, [1, 1]) };
+    let number = if ours.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+    let kind = reject.reason.icmp(ours.is_ipv4());
     message[..2].copy_from_slice(&kind);
     message.get_mut(8..8 + quoted_len)?.copy_from_slice(quoted.get(..quoted_len)?);
     let message = message.get_mut(..8 + quoted_len)?;

@@ -182,7 +182,7 @@ impl Context {
     }
 
     fn unreachable(&self, stage: Stage, from: IpAddr, kind: u8, code: u8) -> Failure {
-        let class = self.own().unreachable;
+        let class = (self.own().icmp)(kind, code).unwrap_or(self.own().unreachable);
         let reason = icmp_reason(from, kind, code);
         self.clone()
             .with("from", from)

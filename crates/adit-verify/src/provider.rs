@@ -19,6 +19,8 @@ pub(crate) struct Provider {
     pub(crate) no_route: &'static str,
     /// A router inside says that a destination cannot be reached.
     pub(crate) unreachable: &'static str,
+    /// What an ICMP error, by type and code, means more precisely.
+    pub(crate) icmp: fn(kind: u8, code: u8) -> Option<&'static str>,
     /// No route of the tunnel covers its own DNS server.
     pub(crate) dns_unrouted: &'static str,
     /// The network has no DNS server.
@@ -40,6 +42,7 @@ const WIREGUARD: Provider = Provider {
     route_clash: "wg.allowedips.clash",
     no_route: "wg.allowedips.client",
     unreachable: "wg.icmp.unreach",
+    icmp: |_, _| None,
     dns_unrouted: "wg.dns",
     no_dns: "dns.no_server",
     mtu: "wg.mtu",
@@ -56,6 +59,7 @@ const OPENVPN: Provider = Provider {
     route_clash: "ovpn.addr.clash",
     no_route: "ovpn.route.none",
     unreachable: "target.unreachable",
+    icmp: |_, _| None,
     dns_unrouted: "dns.unrouted",
     no_dns: "ovpn.dns.none",
     mtu: "ovpn.mtu",
@@ -72,6 +76,13 @@ const TAILSCALE: Provider = Provider {
     route_clash: "ts.cgnat.clash",
     no_route: "ts.subnet.unrouted",
     unreachable: "target.unreachable",
+    // What the node makes of the rejections of peers, which have no ICMP of their own.
+    icmp: |kind, code| match (kind, code) {
+        (3, 13) | (1, 1) => Some("ts.acl.denied"),
+        (3, 10) | (1, 5) => Some("ts.shields"),
+        (3, 0) | (1, 0) => Some("ts.subnet.forward"),
+        _ => None,
+    },
     dns_unrouted: "ts.dns.split",
     no_dns: "ts.dns.magic",
     mtu: "ts.mtu",
@@ -88,6 +99,7 @@ const OTHER: Provider = Provider {
     route_clash: "wg.allowedips.clash",
     no_route: "route.none",
     unreachable: "target.unreachable",
+    icmp: |_, _| None,
     dns_unrouted: "dns.unrouted",
     no_dns: "dns.no_server",
     mtu: "wg.mtu",
@@ -132,5 +144,15 @@ mod tests {
                 assert!(catalogue::find(class).is_some(), "{class}");
             }
         }
+    }
+
+    #[test]
+    fn the_rejection_of_a_peer_has_its_class() {
+        for (kind, code, class) in [(3, 13, "ts.acl.denied"), (1, 1, "ts.acl.denied"), (3, 10, "ts.shields")]
+        {
+            assert_eq!((TAILSCALE.icmp)(kind, code), Some(class));
+            assert!(catalogue::find(class).is_some(), "{class}");
+        }
+        assert_eq!(((TAILSCALE.icmp)(3, 1), (WIREGUARD.icmp)(3, 13)), (None, None));
     }
 }

@@ -105,8 +105,13 @@ impl Tailscale {
     fn update_peer(&mut self, now: Instant, id: NodeId) -> (bool, bool) {
         let known = self.by_id.get(&id).copied();
         if let Some(member) = known.and_then(|index| self.members.get(&index)) {
-            self.by_key.remove(&member.key);
-            self.by_disco.remove(&member.disco);
+            // Another peer may have taken over a key in the same message.
+            if self.by_key.get(&member.key).copied() == known {
+                self.by_key.remove(&member.key);
+            }
+            if self.by_disco.get(&member.disco).copied() == known {
+                self.by_disco.remove(&member.disco);
+            }
         }
         // A peer whose key has expired is none: nothing goes there, and nothing comes from there.
         let Some(peer) = self.state.peers.get(&id).filter(|peer| !peer.key.is_zero() && !peer.expired) else {

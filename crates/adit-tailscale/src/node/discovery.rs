@@ -26,6 +26,16 @@ pub(super) enum Via {
     Relay(RegionId, NodeKey),
 }
 
+impl Via {
+    /// The source, where an address is wanted: to name it in a pong, and to bind the cookies of WireGuard to.
+    pub(super) fn address(self) -> SocketAddr {
+        match self {
+            Self::Direct(from) => from,
+            Self::Relay(region, _) => SocketAddr::new(RELAY_ADDRESS.into(), region.0),
+        }
+    }
+}
+
 impl Tailscale {
     /// Takes a disco message.
     pub(super) fn discovered(
@@ -45,13 +55,10 @@ impl Tailscale {
         match disco::open(&shared, data)? {
             Message::Ping { node: Some(node), .. } if node != member.key => return Err(Dropped::Unauthentic),
             Message::Ping { transaction, .. } => {
-                let seen = match via {
-                    Via::Direct(from) => from,
-                    Via::Relay(region, _) => SocketAddr::new(RELAY_ADDRESS.into(), region.0),
-                };
                 let back = matches!(via, Via::Direct(from) if member.paths.learn(now, from));
-                let pong = Packet::pong(&shared, self.our_disco, self.random.bytes(), &transaction, seen);
-                self.answer(now, index, via, pong.bytes(), &mut out.net);
+                let pong =
+                    Packet::pong(&shared, self.our_disco, self.random.bytes(), &transaction, via.address());
+                self.answer(now, Some(index), via, pong.bytes(), &mut out.net);
                 if let (Via::Direct(from), true) = (via, back) {
                     self.ping(now, index, from, None, &mut out.net);
                 }
@@ -86,7 +93,14 @@ impl Tailscale {
     }
 
     /// Answers on the way that the question came.
-    fn answer(&mut self, now: Instant, index: u32, via: Via, packet: &[u8], net: &mut NetQueue) {
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        index: Option<u32>,
+        via: Via,
+        packet: &[u8],
+        net: &mut NetQueue,
+    ) {
         match via {
             Via::Direct(to) => self.send_datagram(index, to, packet, net),
             Via::Relay(region, to) => {
@@ -97,11 +111,17 @@ impl Tailscale {
         }
     }
 
-    pub(super) fn send_datagram(&mut self, index: u32, to: SocketAddr, packet: &[u8], net: &mut NetQueue) {
+    pub(super) fn send_datagram(
+        &mut self,
+        index: Option<u32>,
+        to: SocketAddr,
+        packet: &[u8],
+        net: &mut NetQueue,
+    ) {
         if let Some(mut slot) = net.reserve(UDP, Some(to), packet.len()).filter(|_| self.is_open()) {
             slot.copy_from_slice(packet);
             slot.commit(packet.len());
-            if let Some(member) = self.members.get_mut(&index) {
+            if let Some(member) = index.and_then(|index| self.members.get_mut(&index)) {
                 member.sent += packet.len() as u64;
             }
         }
@@ -121,7 +141,7 @@ impl Tailscale {
             return;
         }
         let Some(packet) = self.ping_packet(now, index, Some(to), token) else { return };
-        self.send_datagram(index, to, packet.bytes(), net);
+        self.send_datagram(Some(index), to, packet.bytes(), net);
     }
 
     fn ping_packet(
@@ -226,7 +246,6 @@ impl Tailscale {
     pub(super) fn measured(&mut self, now: Instant, progress: Progress, net: &mut NetQueue) {
         let home = self.relays.home();
         match progress {
-            Progress::Nothing => return,
             Progress::First(id) if home.is_none() => {
                 let avoided = self.state.regions.get(&id).is_none_or(|region| region.avoid);
                 let id = if avoided { blind_choice(&self.state.regions, &self.ours) } else { Some(id) };
@@ -239,7 +258,7 @@ impl Tailscale {
                     self.set_home(now, id, net);
                 }
             }
-            Progress::First(_) | Progress::Blind => {}
+            Progress::First(_) | Progress::Blind | Progress::Nothing => {}
             Progress::Done => {
                 let nearest = self.check.nearest(now, &self.state.regions, &self.state.scores, home);
                 let blind = || blind_choice(&self.state.regions, &self.ours).filter(|_| home.is_none());

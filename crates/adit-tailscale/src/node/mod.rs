@@ -195,14 +195,13 @@ impl Tailscale {
         }
     }
 
-    fn unreachable(&mut self, now: Instant, to: SocketAddr, why: Unreachable) {
+    fn unreachable(&mut self, to: SocketAddr, why: Unreachable) {
         for index in &self.active {
             let Some(member) = self.members.get_mut(index) else { continue };
             if member.paths.unreachable(to) {
                 tracing::info!(peer = member.name, %to, ?why, "the direct path is gone");
             }
         }
-        let _ = now;
     }
 
     fn network_changed(&mut self, now: Instant, net: &mut NetQueue) {
@@ -261,7 +260,7 @@ impl Tunnel for Tailscale {
             }
             NetInput::Unreachable { link: UDP, to, why } => {
                 let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-                self.unreachable(now, to, why);
+                self.unreachable(to, why);
                 Ok(())
             }
             NetInput::Resolved { host, addresses } => {

@@ -1,6 +1,6 @@
 //! The data path: packets of the packet end to peers, and what comes from peers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use adit_tunnel::view::{IpView, addresses, protocol};
@@ -15,8 +15,6 @@ use crate::masquerade::{Side, rewrite};
 use crate::routes::MTU;
 use crate::{NodeKey, disco, stun, tsmp};
 
-/// The address from which packets through relays count as coming, for the cookies of WireGuard.
-pub(super) const RELAYED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 3, 3, 40));
 const DNS_PORT: u16 = 53;
 
 impl Tailscale {
@@ -138,7 +136,7 @@ impl Tailscale {
         let route = member.paths.route(now);
         let direct = member.fixed.or(route.direct);
         if let Some(to) = direct {
-            self.send_datagram(index, to, message, net);
+            self.send_datagram(Some(index), to, message, net);
         }
         let fixed = self.members.get(&index).is_some_and(|member| member.fixed.is_some());
         if !fixed && (route.relay || !self.is_open()) {
@@ -243,17 +241,18 @@ impl Tailscale {
             self.measured(now, progress, &mut out.net);
             return Ok(());
         }
-        self.wireguard(now, from.ip(), data, out)
+        self.wireguard(now, Via::Direct(from), data, out)
     }
 
     /// Takes a WireGuard message, whatever way it came.
     pub(super) fn wireguard(
         &mut self,
         now: Instant,
-        from: IpAddr,
+        via: Via,
         data: &[u8],
         out: &mut Outbox,
     ) -> Result<(), Dropped> {
+        let from = via.address().ip();
         let word = |at: usize| {
             let bytes = data.get(at..).and_then(|rest| rest.first_chunk());
             bytes.map(|bytes| u32::from_le_bytes(*bytes)).ok_or(Dropped::Malformed)
@@ -265,8 +264,10 @@ impl Tailscale {
             message_type::INITIATION => {
                 let mut cookie = [0; HANDSHAKE_LEN];
                 match self.limiter.check(now, &self.private, from, data, &mut cookie)? {
-                    // Whoever it is for is not known before the handshake is looked into; a cookie goes nowhere then.
-                    Verdict::Cookie(_) => Err(Dropped::Backpressure),
+                    Verdict::Cookie(len) => {
+                        self.answer(now, None, via, cookie.get(..len).unwrap_or_default(), &mut out.net);
+                        Ok(())
+                    }
                     Verdict::Pass(claimed) => {
                         let key = claimed.map(|key| NodeKey(*key.as_bytes())).ok_or(Dropped::Malformed)?;
                         let index = *self.by_key.get(&key).ok_or(Dropped::Unexpected)?;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use adit_tunnel::{Dropped, Event, LinkId, NetQueue, Outbox};
 
+use super::discovery::Via;
 use super::{Phase, Tailscale};
 use crate::derp::{DerpError, Incoming};
 use crate::netmap::RegionId;
@@ -71,9 +72,10 @@ impl Tailscale {
         if let Some(member) = self.members.get_mut(&index) {
             member.heard_at = Some(region);
         }
+        let via = Via::Relay(region, from);
         match disco::sender(data) {
-            Some(_) => self.discovered(now, super::discovery::Via::Relay(region, from), data, out),
-            None => self.wireguard(now, super::packets::RELAYED, data, out),
+            Some(_) => self.discovered(now, via, data, out),
+            None => self.wireguard(now, via, data, out),
         }
     }
 
