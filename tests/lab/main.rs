@@ -23,4 +23,5 @@ mod fronts;
 mod openvpn;
 mod reaches;
 mod sessions;
+mod tun;
 mod up;

@@ -120,6 +120,18 @@ pub fn backend() -> Result<Backend, (&'static str, String)> {
     choose(&supervision())
 }
 
+/// Whether this process may make a TUN device and lead routes into it, or the failure class and the reason why not.
+///
+/// # Errors
+/// There is no device file, or no `CAP_NET_ADMIN`.
+pub fn tun_device() -> Result<(), (&'static str, String)> {
+    let lacking = |finding: Finding| (!finding.works).then_some(finding.detail);
+    match lacking(net_admin()).or_else(|| lacking(tun())) {
+        None => Ok(()),
+        Some(reason) => Err((NO_TUN, reason)),
+    }
+}
+
 fn choose(findings: &[Finding]) -> Result<Backend, (&'static str, String)> {
     let lacking = |names: &[&str]| {
         let failed = findings.iter().find(|finding| names.contains(&finding.what.as_str()) && !finding.works);
@@ -176,6 +188,7 @@ fn supervision() -> Vec<Finding> {
 }
 
 const NO_SUPERVISION: &str = "env.no_seccomp_notify";
+const NO_TUN: &str = "env.no_tun";
 
 /// A child is looked into after its `execve`, like the programs that will be supervised: before, it would be as
 /// opaque as this process, which may hold keys and forbid it. It is our own program, the one file that is surely
@@ -345,7 +358,7 @@ fn tun() -> Finding {
             .map(|()| "a device was made".to_owned())
             .map_err(|error| failed("making a device", &error)),
     };
-    Finding::new("tun", result).class("env.no_tun")
+    Finding::new("tun", result).class(NO_TUN)
 }
 
 fn net_admin() -> Finding {

@@ -324,7 +324,7 @@ async fn prefixes_that_overlap_the_machines_networks_are_refused_unless_forced()
     let status =
         within(client.status().wait_for(|status| status.phase == Phase::Failed)).await.unwrap().clone();
     let fault = status.fault.unwrap();
-    assert_eq!(fault.class, "wg.allowedips.clash");
+    assert_eq!(fault.class, "route.clash");
     assert_eq!(
         fault.summary,
         "10.77.0.0/24, which the tunnel routes, overlaps 10.77.0.0/16 of the interface outside"

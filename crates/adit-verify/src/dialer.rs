@@ -54,6 +54,9 @@ pub enum DialFailure {
     /// Datagrams were sent, and none came back.
     #[error("no answer to a datagram within {0:?}")]
     NoReply(Duration),
+    /// The network reaches it, and the access mode does not.
+    #[error("{0}")]
+    Front(String),
     /// A command did not run, or did not end with 0.
     #[error("{0}")]
     Command(String),
@@ -76,6 +79,7 @@ impl DialFailure {
             Self::NoReply(_) => {
                 Failure::of("target.silent", &context.words).at(Stage::Target).seen(self.to_string())
             }
+            Self::Front(why) => Failure::of("env.front", &context.words).at(Stage::Target).seen(why),
             Self::Command(outcome) => {
                 Failure::of("app.command", &context.words.clone().with("code", outcome))
                     .at(Stage::App)
@@ -109,7 +113,7 @@ impl DialFailure {
             Self::Udp(failure) => !matches!(failure, UdpFailure::Exhausted(_)),
             Self::Ping(failure) => matches!(failure, PingFailure::NoRoute(_) | PingFailure::Closed),
             Self::NoAddress(_) | Self::Command(_) | Self::Unsupported(_) => true,
-            Self::NoReply(_) => false,
+            Self::NoReply(_) | Self::Front(_) => false,
         }
     }
 }

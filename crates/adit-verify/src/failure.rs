@@ -195,7 +195,13 @@ impl Context {
         if fault.class.is_empty() {
             return self.failure("tunnel.down", stage);
         }
-        Failure::of_fault(fault, stage, &self.words)
+        self.fault(fault, stage)
+    }
+
+    /// A verdict of the network. The packet path knows no protocols, so its classes become the provider's.
+    pub fn fault(&self, fault: &Fault, stage: Stage) -> Failure {
+        let class = Provider::of(self.provider.as_deref()).class(&fault.class).to_owned();
+        Failure::of_fault(&Fault { class, ..fault.clone() }, stage, &self.words)
     }
 
     /// A connection that was not made.
@@ -420,6 +426,16 @@ mod tests {
             assert!(catalogue::find(class).is_some_and(|class| class.exit == made.exit), "{failure:?}");
         }
         assert_eq!(context().resolve(&ResolveFailure::BadName { name: name() }).exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_verdict_of_the_packet_path_gets_the_class_of_the_provider() {
+        let fault =
+            Fault { class: "route.clash".to_owned(), summary: "clash.".to_owned(), evidence: Vec::new() };
+        let failure = context().fault(&fault, Stage::Address);
+        assert_eq!((failure.class.as_str(), failure.exit), ("wg.allowedips.clash", Exit::Route));
+        let failure = Context::default().fault(&fault, Stage::Address);
+        assert_eq!((failure.class.as_str(), failure.exit), ("route.clash", Exit::Route));
     }
 
     #[test]

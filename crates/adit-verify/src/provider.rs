@@ -96,7 +96,7 @@ const OTHER: Provider = Provider {
     unresolved: "tunnel.down",
     no_address: "tunnel.down",
     address_clash: "wg.address.clash",
-    route_clash: "wg.allowedips.clash",
+    route_clash: "route.clash",
     no_route: "route.none",
     unreachable: "target.unreachable",
     icmp: |_, _| None,
@@ -115,6 +115,14 @@ impl Provider {
             Some("openvpn") => &OPENVPN,
             Some("tailscale") => &TAILSCALE,
             _ => &OTHER,
+        }
+    }
+
+    /// The provider's own class for one that the packet path gave, which knows no protocols.
+    pub(crate) fn class<'a>(&self, class: &'a str) -> &'a str {
+        match class {
+            "route.clash" => self.route_clash,
+            other => other,
         }
     }
 }

@@ -24,6 +24,8 @@ pub mod control;
 pub mod daemon;
 pub mod demo;
 #[cfg(feature = "cli")]
+mod device;
+#[cfg(feature = "cli")]
 pub mod dialing;
 pub mod failure;
 pub mod fronts;

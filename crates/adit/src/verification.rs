@@ -12,11 +12,11 @@ use adit_intercept::{Launcher, Options};
 use adit_path::{BoxFuture, Network};
 use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
-use adit_verify::{Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, StageStatus};
+use adit_verify::{Dialer, Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, StageStatus};
 
 use crate::cli::{ConnectArgs, Context, Format, Global};
 use crate::daemon::Verifier;
-use crate::dialing::ExecDialer;
+use crate::dialing::{ExecDialer, KernelDialer};
 use crate::failure;
 use crate::output::Ui;
 use crate::profile::Profile;
@@ -50,6 +50,22 @@ pub(crate) enum Through {
     Network,
     /// From intercepted children, as programs under `exec` do.
     Exec,
+    /// By the kernel and the system's resolver, as every program does while a TUN device is up.
+    Kernel,
+}
+
+impl Through {
+    fn dialer(self, network: &Arc<dyn Network>) -> Box<dyn Dialer> {
+        let network = Arc::clone(network);
+        match self {
+            Self::Network => Box::new(NetworkDialer::new(network)),
+            Self::Exec => {
+                let launcher = Arc::new(Launcher::new(Arc::clone(&network), Options::default()));
+                Box::new(ExecDialer::new(launcher, network))
+            }
+            Self::Kernel => Box::new(KernelDialer::new(network)),
+        }
+    }
 }
 
 /// Verifies once, showing progress.
@@ -60,17 +76,8 @@ pub(crate) async fn run(
     through: Through,
 ) -> Result<Report, Failure> {
     let reporter = Reporter::new(context)?;
-    Ok(match through {
-        Through::Network => {
-            let dialer = NetworkDialer::new(Arc::clone(&network));
-            adit_verify::verify(&*network, &dialer, plan, &reporter).await
-        }
-        Through::Exec => {
-            let launcher = Arc::new(Launcher::new(network.clone(), Options::default()));
-            let dialer = ExecDialer::new(launcher, network.clone());
-            adit_verify::verify(&*network, &dialer, plan, &reporter).await
-        }
-    })
+    let dialer = through.dialer(&network);
+    Ok(adit_verify::verify(&*network, &*dialer, plan, &reporter).await)
 }
 
 /// Shows what happens: lines on stderr, and events where they were asked for.
@@ -165,6 +172,7 @@ fn append_summary(text: &str) {
 pub(crate) struct Repeated {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) plan: Plan,
+    pub(crate) through: Through,
     /// The first verification is shown, later ones are not.
     pub(crate) reporter: Mutex<Option<Arc<Reporter>>>,
 }
@@ -178,10 +186,10 @@ impl Verifier for Repeated {
             plan.targets.truncate(1);
         }
         Box::pin(async move {
-            let dialer = NetworkDialer::new(Arc::clone(&self.network));
+            let dialer = self.through.dialer(&self.network);
             match reporter {
-                Some(reporter) => adit_verify::verify(&*self.network, &dialer, &plan, &*reporter).await,
-                None => adit_verify::verify(&*self.network, &dialer, &plan, &|_| {}).await,
+                Some(reporter) => adit_verify::verify(&*self.network, &*dialer, &plan, &*reporter).await,
+                None => adit_verify::verify(&*self.network, &*dialer, &plan, &|_| {}).await,
             }
         })
     }

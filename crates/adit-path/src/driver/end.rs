@@ -42,6 +42,15 @@ impl End {
         }
     }
 
+    /// The machine's own DNS servers, where its resolver is led into the tunnel and must not be asked for names
+    /// outside; none elsewhere.
+    pub(crate) fn outside_servers(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Stack(_) => Vec::new(),
+            Self::Tun(tun) => tun.outside_servers(),
+        }
+    }
+
     pub(crate) fn network_changed(&mut self) {
         if let Self::Tun(tun) = self {
             tun.network_changed();

@@ -304,7 +304,13 @@ impl<T: Tunnel> Driver<T> {
                 self.links.close(&self.registry, id);
                 self.out.net.forget(id);
             }
-            Event::Resolve(name) => self.bootstrap.resolve(name),
+            Event::Resolve(name) => {
+                let servers = self.end.outside_servers();
+                for server in &servers {
+                    self.end.protect(*server);
+                }
+                self.bootstrap.resolve(name, servers);
+            }
             Event::Configured(config) => {
                 self.ownership.send_replace(Ownership::new(&config));
                 let endpoints: Vec<IpAddr> =

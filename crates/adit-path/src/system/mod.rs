@@ -15,7 +15,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-pub(crate) use self::names::resolve;
+pub(crate) use self::names::{lookup, resolve};
 pub(crate) use self::ping::ping;
 pub(crate) use self::tcp::{connect, listen};
 pub(crate) use self::udp::open;

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use adit_netstack::dns::{Action, Question, Resolver};
-use adit_tunnel::NetConfig;
+use adit_tunnel::{DnsConfig, NetConfig, Prefix};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::on_thread;
@@ -15,6 +15,20 @@ use crate::{Answer, Query, ResolveFailure};
 pub(crate) async fn resolve(config: NetConfig, query: Query) -> Result<Answer, ResolveFailure> {
     let work = move || run(&config, query);
     on_thread("adit-resolve", work, |error| Err(ResolveFailure::Exhausted(error.to_string()))).await
+}
+
+/// Asks `servers` for the addresses of a public name; none if there are none to be had. Waits.
+pub(crate) fn lookup(servers: Vec<IpAddr>, name: &str, timeout: Duration) -> Vec<IpAddr> {
+    // The public network routes everything.
+    let everywhere = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+    let routes = everywhere.into_iter().filter_map(|address| Prefix::new(address, 0)).collect();
+    let dns = DnsConfig { servers, ..DnsConfig::default() };
+    let config = NetConfig { dns, routes, ..NetConfig::default() };
+    let query = Query { timeout, ..Query::addresses(name) };
+    run(&config, query).map(|answer| answer.addresses).unwrap_or_else(|failure| {
+        tracing::debug!(%name, %failure, "the machine's own servers do not resolve the name");
+        Vec::new()
+    })
 }
 
 fn run(config: &NetConfig, query: Query) -> Result<Answer, ResolveFailure> {

@@ -37,6 +37,8 @@ struct Up {
     device: SyncDevice,
     routes: Routes,
     resolv: Option<Resolv>,
+    /// The machine's own DNS servers.
+    servers: Vec<IpAddr>,
     config: NetConfig,
 }
 
@@ -70,9 +72,10 @@ impl TunEnd {
         if repair_tun(options)? {
             tracing::info!("what an earlier run left behind was put back");
         }
+        let servers = self.outside_servers();
         let mut netlink = Netlink::open().map_err(network_error("the routes cannot be changed"))?;
         if !options.force {
-            self.check(&mut netlink, config)?;
+            self.check(&mut netlink, config, &servers)?;
         }
         let device_error = |error| TunError::Device { name: options.name.clone(), error };
         let device = DeviceBuilder::new()
@@ -106,10 +109,10 @@ impl TunEnd {
             ),
             _ => None,
         };
-        Ok(Up { device, routes, resolv, config: config.clone() })
+        Ok(Up { device, routes, resolv, servers, config: config.clone() })
     }
 
-    fn check(&self, netlink: &mut Netlink, config: &NetConfig) -> Result<(), TunError> {
+    fn check(&self, netlink: &mut Netlink, config: &NetConfig, servers: &[IpAddr]) -> Result<(), TunError> {
         let error = || network_error("the networks of this machine cannot be read");
         let loopbacks = netlink.loopbacks().map_err(error())?;
         let addresses = netlink.addresses().map_err(error())?;
@@ -119,9 +122,17 @@ impl TunEnd {
             .map(|address| (address.prefix, netlink.name(address.interface)))
             .filter(|(_, name)| *name != self.options.name)
             .collect();
-        let servers = self.options.resolv_conf.as_deref().map(resolv::servers).unwrap_or_default();
-        let outside: Vec<IpAddr> = servers.into_iter().filter(|server| !server.is_loopback()).collect();
+        let outside: Vec<IpAddr> = servers.iter().filter(|server| !server.is_loopback()).copied().collect();
         routes::check(&config.carved_routes(), &networks, &outside)
+    }
+
+    /// The machine's own DNS servers, whether its `resolv.conf` is replaced or about to be.
+    pub(crate) fn outside_servers(&self) -> Vec<IpAddr> {
+        match (&self.up, &self.options.resolv_conf) {
+            (Some(up), _) => up.servers.clone(),
+            (None, Some(path)) => resolv::servers(path, &self.options.state),
+            (None, None) => Vec::new(),
+        }
     }
 
     /// Keeps the way to an endpoint outside of the tunnel.

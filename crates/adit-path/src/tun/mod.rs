@@ -51,6 +51,14 @@ pub enum TunError {
         /// The interface that the network is on.
         interface: String,
     },
+    /// A prefix of the tunnel would take link-local addresses in.
+    #[error("{prefix}, which the tunnel routes, overlaps {network}, which belongs to the link")]
+    LinkLocal {
+        /// The tunnel's prefix.
+        prefix: Prefix,
+        /// The link-local addresses.
+        network: Prefix,
+    },
     /// A prefix of the tunnel would take the machine's own DNS server in.
     #[error("{prefix}, which the tunnel routes, covers this machine's DNS server {server}")]
     Server {
@@ -88,7 +96,7 @@ pub enum TunError {
 impl TunnelError for TunError {
     fn class(&self) -> &'static str {
         match self {
-            Self::Overlap { .. } | Self::Server { .. } => "wg.allowedips.clash",
+            Self::Overlap { .. } | Self::Server { .. } | Self::LinkLocal { .. } => "route.clash",
             Self::Device { .. } | Self::Network { .. } => "env.no_tun",
             Self::File { .. } => "env.readonly_fs",
         }
@@ -99,6 +107,12 @@ impl TunnelError for TunError {
             Self::Overlap { prefix, network, interface } => vec![
                 format!("the tunnel's configuration routes {prefix}"),
                 format!("the interface {interface} of this machine is in {network}"),
+            ],
+            Self::LinkLocal { prefix, network } => vec![
+                format!("the tunnel's configuration routes {prefix}"),
+                format!(
+                    "{network} holds what a machine shares with its neighbours, such as a cloud's metadata"
+                ),
             ],
             Self::Server { prefix, server } => vec![
                 format!("the tunnel's configuration routes {prefix}"),

@@ -83,9 +83,12 @@ fn restore(path: &Path, state: &Path) -> io::Result<()> {
     remove(&backup)
 }
 
-/// The servers of this machine's own `resolv.conf`, for the check that no route cuts them off.
-pub(crate) fn servers(path: &Path) -> Vec<std::net::IpAddr> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+/// The servers of this machine's own `resolv.conf`: of the saved original where the file is ours.
+pub(crate) fn servers(path: &Path, state: &Path) -> Vec<std::net::IpAddr> {
+    let mut text = fs::read_to_string(path).unwrap_or_default();
+    if text.starts_with(MARK) {
+        text = fs::read_to_string(state.join(BACKUP)).unwrap_or_default();
+    }
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|server| server.split_whitespace().next()?.parse().ok())
@@ -237,6 +240,8 @@ mod tests {
         )
         .unwrap();
         let expected: Vec<std::net::IpAddr> = vec!["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        assert_eq!(servers(&directory.file()), expected);
+        assert_eq!(servers(&directory.file(), &directory.0), expected);
+        Resolv::replace(&directory.file(), &directory.0, &dns()).unwrap();
+        assert_eq!(servers(&directory.file(), &directory.0), expected, "while ours is in its place");
     }
 }

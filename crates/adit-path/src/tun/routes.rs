@@ -205,6 +205,9 @@ pub(crate) fn check(
     servers: &[IpAddr],
 ) -> Result<(), TunError> {
     for prefix in prefixes.iter().filter(|prefix| !prefix.is_default()) {
+        if let Some(network) = link_local().find(|network| network.overlaps(prefix)) {
+            return Err(TunError::LinkLocal { prefix: *prefix, network });
+        }
         if let Some((network, interface)) = networks.iter().find(|(network, _)| network.overlaps(prefix)) {
             return Err(TunError::Overlap {
                 prefix: *prefix,
@@ -217,6 +220,11 @@ pub(crate) fn check(
         }
     }
     Ok(())
+}
+
+/// The addresses of the link itself (RFC 3927, RFC 4291 §2.5.6). Clouds keep their metadata services there.
+fn link_local() -> impl Iterator<Item = Prefix> {
+    ["169.254.0.0/16", "fe80::/10"].iter().filter_map(|network| network.parse().ok())
 }
 
 #[cfg(test)]
@@ -243,6 +251,10 @@ mod tests {
         let servers = ["192.0.2.53".parse().unwrap()];
         let check = |text: &[&str]| check(&prefixes(text), &networks, &servers);
         check(&["10.8.0.0/16", "0.0.0.0/0", "::/0"]).unwrap();
+        for link_local in ["169.254.169.254/32", "168.0.0.0/6", "fe80::/64"] {
+            let error = check(&[link_local]).unwrap_err();
+            assert!(matches!(error, TunError::LinkLocal { .. }), "{error}");
+        }
         for clash in ["172.16.0.0/12", "172.17.3.0/24", "172.17.0.0/16"] {
             let error = check(&["10.8.0.0/16", clash]).unwrap_err();
             let expected =

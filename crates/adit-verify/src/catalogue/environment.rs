@@ -34,6 +34,19 @@ pub(super) const CLASSES: &[Class] = &[
     )
     .warning(),
     class(
+        "env.front",
+        Exit::Environment,
+        Blame::Sandbox,
+        "{target|the target} answers in the network, but not through the way that programs use",
+        &[
+            "Look at the evidence: it names the proxy, forward or resolver that fails.",
+            "Check that nothing in the sandbox filters its loopback interface.",
+            "Run `adit doctor`, and tell us if it finds nothing.",
+        ],
+        "A target is verified through the proxy, the forward, the TUN device or the interception that programs will use. Asked directly, the network reached it, so the fault lies between the program and adit.",
+    )
+    .retryable(),
+    class(
         "env.no_tun",
         Exit::Environment,
         Blame::Sandbox,

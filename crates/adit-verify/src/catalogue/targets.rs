@@ -16,6 +16,18 @@ pub(super) const CLASSES: &[Class] = &[
         "The target's address is in no prefix that the tunnel reaches. adit never sends it over the public network instead.",
     ),
     class(
+        "route.clash",
+        Exit::Route,
+        Blame::User,
+        "{prefix|a route of the tunnel} overlaps {network|a network} of this sandbox",
+        &[
+            "Use `--mode userspace` with `exec`, a proxy or forwards: they do not change the sandbox's routes.",
+            "Narrow the tunnel's routes to the addresses that you need.",
+            "If the sandbox may lose its own network there: --force-route.",
+        ],
+        "With a TUN device the route would take the sandbox's own traffic (its gateway, its resolver, the host's control channel) into the tunnel and cut it off.",
+    ),
+    class(
         "target.refused",
         Exit::Target,
         Blame::Target,

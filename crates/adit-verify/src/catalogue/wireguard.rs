@@ -207,7 +207,8 @@ pub(super) const CLASSES: &[Class] = &[
         "{prefix|a prefix of AllowedIPs} overlaps {network|a network} of this sandbox",
         &[
             "Narrow AllowedIPs to the addresses that you need.",
-            "Use `exec` or a proxy instead of a TUN device: they do not change the sandbox's routes.",
+            "Use `--mode userspace` with `exec`, a proxy or forwards: they do not change the sandbox's routes.",
+            "If the sandbox may lose its own network there: --force-route.",
         ],
         "With a TUN device the route would take the sandbox's own traffic (its gateway, its resolver, the host's control channel) into the tunnel and cut it off.",
     ),

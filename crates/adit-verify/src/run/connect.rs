@@ -242,7 +242,7 @@ impl Run<'_> {
     }
 
     fn of_fault(&self, fault: &Fault, stage: Stage) -> Failure {
-        Failure::of_fault(fault, stage, &self.context().words)
+        self.context().fault(fault, stage)
     }
 
     /// Without targets: one packet must have gone through the tunnel and back.
@@ -347,6 +347,7 @@ fn stage_of(fault: &Fault) -> Stage {
     match catalogue::find(&fault.class).map(|class| class.exit) {
         Some(Exit::ServerUnreachable | Exit::TransportBlocked) => Stage::Reach,
         Some(Exit::CredentialMissing) => Stage::Credential,
+        Some(Exit::Route) => Stage::Address,
         Some(Exit::CredentialRejected | Exit::AuthorisationPending | Exit::PolicyDenied) => Stage::Auth,
         _ => Stage::Handshake,
     }

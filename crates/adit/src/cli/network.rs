@@ -38,6 +38,9 @@ pub struct UpArgs {
         help_heading = "Fronts"
     )]
     pub expose: Vec<String>,
+    /// Lead the tunnel's routes into the device of --mode tun even where they take this machine's own networks
+    #[arg(long, env = "ADIT_FORCE_ROUTE", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub force_route: bool,
     /// End when this process ends
     #[arg(long, env = "ADIT_EXIT_WITH", hide_env = true, value_name = "PID")]
     pub exit_with: Option<i32>,

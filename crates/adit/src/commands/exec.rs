@@ -35,6 +35,11 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
         Some(settings) => (settings.mode.value, settings.strict.value),
         None => (args.connect.mode.unwrap_or_default(), args.connect.strict),
     };
+    // A profile's mode of `up` says nothing about `exec`.
+    let asked = match (args.connect.mode, asked) {
+        (None, Mode::Userspace | Mode::Tun) => Mode::Auto,
+        (_, asked) => asked,
+    };
     let by_proxy = by_proxy(context, asked, strict)?;
     let through = if by_proxy { Through::Network } else { Through::Exec };
     session::runtime()?.block_on(async {

@@ -72,6 +72,7 @@ fn json(info: &Info, status: &Status) -> serde_json::Value {
         "profile": info.profile,
         "provider": info.provider,
         "mode": info.mode,
+        "device": info.device,
         "uptime_s": info.uptime.as_secs(),
         "network": status,
         "fronts": info.fronts,
@@ -141,6 +142,9 @@ fn text(info: &Info, status: &Status) -> String {
     row("state", format!("{}  for {}", phase(status.phase), span(status.since)));
     if let Some(fault) = &status.fault {
         row("reason", format!("{}  [{}]", fault.summary, fault.class));
+    }
+    if let Some(device) = &info.device {
+        row("device", device.clone());
     }
     if let Some(config) = &status.config {
         row("address", list(&config.addresses));
@@ -232,7 +236,8 @@ mod tests {
             pid: 42,
             profile: "lab".to_owned(),
             provider: "wireguard".to_owned(),
-            mode: "userspace".to_owned(),
+            mode: "tun".to_owned(),
+            device: Some("adit0".to_owned()),
             uptime: Duration::from_secs(3725),
             fronts: [("proxy".to_owned(), vec!["127.0.0.1:1055".to_owned()])].into(),
             verification: Verification {
@@ -278,8 +283,9 @@ mod tests {
         assert_eq!(
             text(&info, &status),
             "\
-profile    lab  (wireguard, userspace, pid 42, for 1 h 2 min)
+profile    lab  (wireguard, tun, pid 42, for 1 h 2 min)
 state      up  for 1 min 0 s
+device     adit0
 address    10.8.0.5/32
 routes     10.8.0.0/16, fd08::/32
 dns        10.8.0.1 .corp.internal

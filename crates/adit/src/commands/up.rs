@@ -15,13 +15,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::access::{socket_path, unusable};
 use crate::cli::{Context, UpArgs};
 use crate::commands::{front_failed, proxy_credentials};
-use crate::config::{Mode, Settings};
+use crate::config::Settings;
 use crate::control::ControlSocket;
 use crate::daemon::{self, Daemon, Detached, Identity, Parent};
+use crate::device::Served;
 use crate::fronts::{Credentials, ExposeSpec, ForwardSpec};
 use crate::profile::Profile;
 use crate::session::{Session, runtime};
-use crate::verification::{self, Repeated, Reporter};
+use crate::verification::{self, Repeated, Reporter, Through};
 use crate::wanted::Wanted;
 use crate::{Exit, Failure, failure};
 
@@ -45,11 +46,14 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     let path = socket_path(&context.global, &profile.name)?;
     let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
-    let session = Session::start(profile.tunnel.clone(), profile.engine_options())?;
+    let served = Served::of(&profile.settings, args.force_route, &|why| context.ui.note(why))?;
+    let mut options = profile.engine_options();
+    served.lead(&mut options);
+    let session = Session::start(profile.tunnel.clone(), options)?;
     let plan = Wanted::of(&profile, &session, &args.connect).plan()?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
-        let up = Up { context, args, fronts, session: &session, socket: &socket, reporter };
+        let up = Up { context, args, fronts, session: &session, served: &served, socket: &socket, reporter };
         up.run(&profile, plan, parent).await
     });
     session.shutdown();
@@ -81,15 +85,7 @@ fn load(context: &Context, args: &UpArgs) -> Result<Profile, Failure> {
     for warning in &profile.warnings {
         context.ui.warning(warning);
     }
-    match profile.mode {
-        Mode::Auto | Mode::Userspace => Ok(profile),
-        Mode::Tun => Err(failure::of("env.mode", "`up` does not serve the mode tun in this build")
-            .with_fix(vec!["use --mode userspace, which needs no device".to_owned()])),
-        Mode::Seccomp | Mode::Env => {
-            Err(failure::usage(format!("{} is a mode of `exec`, not of `up`", profile.mode.word()))
-                .with_fix(vec!["use --mode auto or userspace".to_owned()]))
-        }
-    }
+    Ok(profile)
 }
 
 /// A connection takes up to three descriptors, and the usual soft limit is 1024.
@@ -153,6 +149,7 @@ struct Up<'a> {
     args: &'a UpArgs,
     fronts: Fronts,
     session: &'a Session,
+    served: &'a Served,
     socket: &'a ControlSocket,
     reporter: Arc<Reporter>,
 }
@@ -163,10 +160,15 @@ impl Up<'_> {
         let identity = Identity {
             profile: profile.name.clone(),
             provider: self.session.provider().word().to_owned(),
-            mode: Mode::Userspace.word().to_owned(),
+            mode: self.served.mode().word().to_owned(),
+            device: self.served.device(),
         };
         let reporter = Mutex::new(Some(Arc::clone(&self.reporter)));
-        let verifier = Repeated { network: Arc::clone(&network), plan, reporter };
+        let through = match self.served {
+            Served::Userspace => Through::Network,
+            Served::Tun(_) => Through::Kernel,
+        };
+        let verifier = Repeated { network: Arc::clone(&network), plan, through, reporter };
         let daemon = Daemon::new(network, Box::new(verifier), identity);
         self.open_fronts(&daemon).await?;
         daemon.serve(self.socket).map_err(|error| unusable(&error))?;

@@ -164,6 +164,8 @@ pub struct Info {
     pub provider: String,
     /// The access mode: `userspace` or `tun`.
     pub mode: String,
+    /// The TUN device, where there is one.
+    pub device: Option<String>,
     /// How long it has been running.
     pub uptime: Duration,
     /// Where fronts listen, by kind: `proxy`, `forward`, `expose`.

@@ -43,6 +43,8 @@ pub struct Identity {
     pub provider: String,
     /// The access mode.
     pub mode: String,
+    /// The TUN device, where there is one.
+    pub device: Option<String>,
 }
 
 /// A daemon. Clones are handles of the same one.
@@ -237,7 +239,7 @@ impl Daemon {
 
 impl Service for Daemon {
     fn info(&self) -> Info {
-        let Identity { profile, provider, mode } = self.0.identity.clone();
+        let Identity { profile, provider, mode, device } = self.0.identity.clone();
         let verified = self.0.verified.borrow().clone();
         let status = self.0.network.status().borrow().clone();
         Info {
@@ -246,6 +248,7 @@ impl Service for Daemon {
             profile,
             provider,
             mode,
+            device,
             uptime: self.0.began.elapsed(),
             fronts: self.fronts().listed.clone(),
             verification: Verification {

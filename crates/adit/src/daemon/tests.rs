@@ -53,6 +53,7 @@ fn daemon() -> (ScriptedNetwork, Daemon, Arc<AtomicU32>) {
         profile: "lab".to_owned(),
         provider: "wireguard".to_owned(),
         mode: "userspace".to_owned(),
+        device: None,
     };
     let count = Arc::new(AtomicU32::new(0));
     let verifier = Box::new(Counting(network.clone(), Arc::clone(&count)));

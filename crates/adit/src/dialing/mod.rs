@@ -4,6 +4,8 @@
 //! connects as any program does, and hands the connected socket back. What is verified is therefore the whole
 //! way: interception, the DNS front, the deferred handshake, the relay, the tunnel.
 
+mod kernel;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
@@ -22,6 +24,8 @@ use rustix::net::{
     SendFlags,
 };
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::kernel::KernelDialer;
 
 /// The hidden verb.
 pub const VERB: &str = "__dial";
