@@ -29,6 +29,14 @@ fn parse_resolvers(text: &str) -> Vec<Prefix> {
     text.lines().filter_map(server).collect()
 }
 
+/// Whether this network namespace has an interface of that name.
+#[cfg(feature = "cli")]
+pub(crate) fn has_interface(name: &str) -> bool {
+    let interfaces = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let mut names = interfaces.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    names.any(|interface| interface == name)
+}
+
 /// The on-link networks in an IPv4 route table, proc(5) `/proc/net/route`: those without gateway.
 fn parse_routes(table: &str) -> Vec<Prefix> {
     let address = |hex: &str| Some(Ipv4Addr::from(u32::from_str_radix(hex, 16).ok()?.to_ne_bytes()));
@@ -80,6 +88,13 @@ mod tests {
 
     fn hex(address: [u8; 4]) -> String {
         format!("{:08X}", u32::from_ne_bytes(address))
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn interfaces_are_known_by_their_whole_name() {
+        assert!(has_interface("lo"));
+        assert!(!has_interface("l") && !has_interface("Inter-|   Receive"));
     }
 
     #[test]

@@ -17,11 +17,11 @@ use adit_verify::{Dialer, Event, Exit, Failure, NetworkDialer, Observer, Plan, R
 use crate::cli::{ConnectArgs, Context, Format, Global};
 use crate::daemon::Verifier;
 use crate::dialing::{ExecDialer, KernelDialer};
-use crate::failure;
 use crate::output::Ui;
 use crate::profile::Profile;
 use crate::session::Session;
 use crate::wanted::{Wanted, now};
+use crate::{failure, machine};
 
 /// How long a cheap check may take.
 const CHEAP: Duration = Duration::from_secs(10);
@@ -55,6 +55,18 @@ pub(crate) enum Through {
 }
 
 impl Through {
+    /// The way that programs will go, as far as it can be known: by the TUN device of a running `adit up`, else as
+    /// under `exec`, else, where that cannot run, by proxies and the like.
+    pub(crate) fn usual(device: Option<&str>) -> Self {
+        if device.is_some_and(machine::has_interface) {
+            Self::Kernel
+        } else if Launcher::backend().is_ok() {
+            Self::Exec
+        } else {
+            Self::Network
+        }
+    }
+
     fn dialer(self, network: &Arc<dyn Network>) -> Box<dyn Dialer> {
         let network = Arc::clone(network);
         match self {

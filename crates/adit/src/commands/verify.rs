@@ -42,18 +42,19 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
     runtime()?.block_on(async {
         let report = match access::attach(&context.global).await? {
             Some(client) => {
-                let wanted = wanted(context, &args.connect, &client).await?;
+                let (wanted, device) = wanted(context, &args.connect, &client).await?;
                 if wanted.targets.is_empty() && plain {
                     by_the_daemon(&client).await?
                 } else {
-                    verification::run(context, Arc::new(client), &complete(wanted.plan()?), Through::Network)
-                        .await?
+                    let through = Through::usual(device.as_deref());
+                    verification::run(context, Arc::new(client), &complete(wanted.plan()?), through).await?
                 }
             }
             None => {
                 let (profile, session) = access::start(context, &args.connect)?;
                 let plan = complete(Wanted::of(&profile, &session, &args.connect).plan()?);
-                let report = verification::run(context, session.network(), &plan, Through::Network).await;
+                let through = Through::usual(None);
+                let report = verification::run(context, session.network(), &plan, through).await;
                 session.shutdown();
                 report?
             }
@@ -62,11 +63,15 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
     })
 }
 
-/// What the flags want verified of a running `adit up`.
-async fn wanted(context: &Context, connect: &ConnectArgs, client: &Client) -> Result<Wanted, Failure> {
+/// What the flags want verified of a running `adit up`, and its TUN device.
+async fn wanted(
+    context: &Context,
+    connect: &ConnectArgs,
+    client: &Client,
+) -> Result<(Wanted, Option<String>), Failure> {
     let info = client.info().await.map_err(|error| access::failed(&error))?;
     let overrides = context.overrides(connect, None)?;
-    Ok(Wanted {
+    let wanted = Wanted {
         profile: info.profile,
         provider: info.provider,
         targets: overrides.targets.map(|targets| targets.value).unwrap_or_default(),
@@ -76,7 +81,8 @@ async fn wanted(context: &Context, connect: &ConnectArgs, client: &Client) -> Re
         handshake: None,
         owned: false,
         identity: None,
-    })
+    };
+    Ok((wanted, info.device))
 }
 
 /// The daemon knows its own targets.
@@ -109,7 +115,7 @@ pub(crate) async fn verified(
 ) -> Result<Result<Verified, Exit>, Failure> {
     let (access, wanted, secrets) = match access::attach(&context.global).await? {
         Some(client) => {
-            let wanted = wanted(context, connect, &client).await?;
+            let (wanted, _) = wanted(context, connect, &client).await?;
             if wanted.targets.is_empty() {
                 is_up(&client)?;
                 let profile = wanted.profile;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_intercept::{Exit, LaunchFailure, Launcher, Program, Running};
-use adit_path::{BoxFuture, ConnectFailure, Destination, Network, Pong, ResolveFailure};
+use adit_path::{BoxFuture, ConnectFailure, Destination, Network, Pong};
 use adit_verify::{DialFailure, Dialed, Dialer, NetworkDialer};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
@@ -93,25 +93,31 @@ impl ExecDialer {
                 Ok(Dialed { stream: Box::new(stream), peer })
             }
             (Outcome::Connected { .. }, None) => Err(ConnectFailure::Closed.into()),
-            (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, &host, limit).into()),
+            (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, host, port, limit).await),
             (Outcome::Unresolved { why }, _) => Err(self.resolve_failure(&host, why, limit).await),
         }
     }
 
     /// What the network knows is more than an error number.
-    fn connect_failure(&self, errno: i32, host: &Destination, limit: Duration) -> ConnectFailure {
-        let error = rustix::io::Errno::from_raw_os_error(errno);
-        match (error, host) {
-            (rustix::io::Errno::CONNREFUSED, _) => ConnectFailure::Refused,
-            (rustix::io::Errno::CONNRESET, _) => ConnectFailure::Reset,
-            (rustix::io::Errno::TIMEDOUT, _) => ConnectFailure::TimedOut(limit),
-            (rustix::io::Errno::NETUNREACH, Destination::Address(address)) => {
-                ConnectFailure::NoRoute(*address)
+    async fn connect_failure(
+        &self,
+        errno: i32,
+        host: Destination,
+        port: u16,
+        limit: Duration,
+    ) -> DialFailure {
+        match rustix::io::Errno::from_raw_os_error(errno) {
+            rustix::io::Errno::CONNREFUSED => return ConnectFailure::Refused.into(),
+            rustix::io::Errno::CONNRESET => return ConnectFailure::Reset.into(),
+            rustix::io::Errno::TIMEDOUT => return ConnectFailure::TimedOut(limit).into(),
+            _ => {}
+        }
+        match self.inside.dial(host, port, limit).await {
+            Err(failure) => failure,
+            Ok(_) => {
+                let error = io::Error::from_raw_os_error(errno);
+                DialFailure::Front(format!("the network reaches it, and a program gets: {error}"))
             }
-            _ => match self.network.status().borrow().fault.clone() {
-                Some(fault) => ConnectFailure::Down(fault),
-                None => ConnectFailure::Denied(io::Error::from_raw_os_error(errno).to_string()),
-            },
         }
     }
 
@@ -121,9 +127,7 @@ impl ExecDialer {
         match self.network.resolve(query).await {
             Err(failure) => failure.into(),
             Ok(answer) if answer.addresses.is_empty() => DialFailure::NoAddress(host.to_string()),
-            Ok(_) => {
-                ResolveFailure::Exhausted(format!("what a program's resolver can do here: {why}")).into()
-            }
+            Ok(_) => DialFailure::Front(format!("the network resolves {host}, and a program gets: {why}")),
         }
     }
 }
