@@ -86,6 +86,10 @@ fn wrong_keys_are_named_or_shown() {
     conf.preshared_key = Some(lab.another_key().0);
     let seen = fails(&lab, &conf, FILES, &expect("wg.psk.mismatch", 22, "Copy PresharedKey"));
     assert!(seen.contains("do not decrypt"), "{seen}");
+    // A command that only connects does not wait for what no patience heals.
+    let path = lab.write("lab.conf", &conf).to_string_lossy().into_owned();
+    let nc = run(&mut lab.adit(&["nc", "--config", &path, "10.77.0.10", "7"]), LIMIT).expect(22);
+    assert!(nc.stderr.contains("[wg.psk.mismatch]") && nc.took < Duration::from_secs(10), "{nc}");
 
     let mut conf = lab.conf();
     conf.server_key = lab.another_public_key();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use adit_openvpn::OpenVpn;
 use adit_path::{Engine, EngineOptions, Network, Phase, Status};
 use adit_providers::ovpn::Answers;
-use adit_tunnel::{Prompt, Tunnel};
-use adit_verify::Stage;
+use adit_tunnel::{Fault, Prompt, Tunnel};
+use adit_verify::{Context, Stage, catalogue};
 use adit_wireguard::{ClockCheck, WireGuard};
 
 use crate::config::Provider;
@@ -148,12 +148,14 @@ impl Session {
     /// Waits until packets pass; returns the state then.
     ///
     /// # Errors
-    /// What the tunnel says about why they do not, when it has given up or the time is over.
+    /// What the tunnel says about why they do not, when it has given up, the time is over, or a person must mend
+    /// something first.
     pub async fn up(&self, timeout: Duration) -> Result<Status, Failure> {
         let mut status = self.engine.status();
         let ended = |status: &Status| {
             matches!(status.phase, Phase::Up | Phase::Failed | Phase::Closed)
                 || (!self.answered && matches!(status.prompt, Some(Prompt::Answer { .. })))
+                || status.fault.as_ref().is_some_and(is_definite)
         };
         let reached = match tokio::time::timeout(timeout, status.wait_for(ended)).await {
             Ok(Ok(status)) => Some(status.clone()),
@@ -168,7 +170,10 @@ impl Session {
             return Err(unanswered(prompt));
         }
         Err(match &status.fault {
-            Some(fault) => Failure::of_fault(fault, Stage::Handshake, &Words::default()),
+            Some(fault) => {
+                let provider = Some(self.provider.word().to_owned());
+                Context { provider, ..Context::default() }.fault(fault, Stage::Handshake)
+            }
             None => failure::of("deadline", format!("no connection within {timeout:?}")),
         })
     }
@@ -243,6 +248,11 @@ fn answer(engine: &Arc<Engine<OpenVpn>>, answers: Arc<Answers>) -> io::Result<()
         }
     };
     std::thread::Builder::new().name("adit-answers".to_owned()).spawn(asked).map(drop)
+}
+
+/// Whether no patience can heal it: the tunnel goes on trying, and nobody needs to wait for that.
+fn is_definite(fault: &Fault) -> bool {
+    catalogue::find(&fault.class).is_some_and(|class| !class.retryable)
 }
 
 fn unstarted(error: &io::Error) -> Failure {
