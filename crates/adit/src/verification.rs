@@ -67,6 +67,15 @@ impl Through {
         }
     }
 
+    /// The plan for this way. Before a device was made its routes were compared with this machine's networks; now the
+    /// device's own are among those.
+    fn complete(self, plan: Plan) -> Plan {
+        match self {
+            Self::Kernel => Plan { local_networks: Vec::new(), ..plan },
+            Self::Network | Self::Exec => plan,
+        }
+    }
+
     fn dialer(self, network: &Arc<dyn Network>) -> Box<dyn Dialer> {
         let network = Arc::clone(network);
         match self {
@@ -89,6 +98,7 @@ pub(crate) async fn run(
 ) -> Result<Report, Failure> {
     let reporter = Reporter::new(context)?;
     let dialer = through.dialer(&network);
+    let plan = &through.complete(plan.clone());
     Ok(adit_verify::verify(&*network, &*dialer, plan, &reporter).await)
 }
 
@@ -192,7 +202,7 @@ pub(crate) struct Repeated {
 impl Verifier for Repeated {
     fn verify(&self, check: Check) -> BoxFuture<'_, Report> {
         let reporter = self.reporter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut plan = Plan { started: now(), ..self.plan.clone() };
+        let mut plan = Plan { started: now(), ..self.through.complete(self.plan.clone()) };
         if check == Check::Cheap {
             plan = Plan { timeout: CHEAP, stable: None, quality: false, require: Vec::new(), ..plan };
             plan.targets.truncate(1);

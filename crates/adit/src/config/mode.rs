@@ -4,12 +4,12 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Mode {
-    /// The best that works here
+    /// The best that works here; `up` without --mode makes no device
     #[default]
     Auto,
     /// `up`: a network stack in the process, no device
     Userspace,
-    /// `up`: a TUN device with routes and DNS
+    /// `up`: a TUN device with routes and DNS, for every program
     Tun,
     /// `exec`: system calls are intercepted by seccomp
     Seccomp,
