@@ -140,7 +140,10 @@ impl TunnelError for WireGuardError {
     }
 
     fn evidence(&self) -> Vec<String> {
-        let Self::Peer { cause, seen } = self else { return vec![self.to_string()] };
+        let (cause, seen) = match self {
+            Self::Peer { cause, seen } => (cause, seen),
+            Self::Link { port, error } => return vec![link_evidence(*port, *error)],
+        };
         let mut lines = Vec::new();
         match cause {
             Cause::EndpointDns => lines.push(format!("{} has no address", seen.subject())),
@@ -170,6 +173,17 @@ impl TunnelError for WireGuardError {
             lines.push(format!("the peer's public key is {}", seen.peer));
         }
         lines
+    }
+}
+
+fn link_evidence(port: Option<u16>, error: Option<ErrorKind>) -> String {
+    let what = match port {
+        Some(port) => format!("binding a socket to ListenPort {port}"),
+        None => "opening a UDP socket".to_owned(),
+    };
+    match error {
+        Some(kind) => format!("{what}: the system says {kind}"),
+        None => "the system closed the socket".to_owned(),
     }
 }
 

@@ -7,8 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use adit_intercept::Launcher;
 use adit_intercept::hygiene;
-use adit_intercept::{Launcher, Options};
 use adit_path::{BoxFuture, Network};
 use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
@@ -16,7 +16,7 @@ use adit_verify::{Dialer, Event, Exit, Failure, NetworkDialer, Observer, Plan, R
 
 use crate::cli::{ConnectArgs, Context, Format, Global};
 use crate::daemon::Verifier;
-use crate::dialing::{ExecDialer, KernelDialer};
+use crate::dialing::{ExecDialer, FrontDialer, KernelDialer, Open};
 use crate::output::Ui;
 use crate::profile::Profile;
 use crate::session::Session;
@@ -44,12 +44,14 @@ impl Wanted {
 }
 
 /// How targets are reached while they are verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Through {
     /// By asking the network, as proxies, forwards and the library do.
     Network,
     /// From intercepted children, as programs under `exec` do.
     Exec,
+    /// Through the fronts of this process where a target has one, else as programs under `exec` do, where that can run.
+    Fronts(Arc<Open>),
     /// By the kernel and the system's resolver, as every program does while a TUN device is up.
     Kernel,
 }
@@ -69,20 +71,24 @@ impl Through {
 
     /// The plan for this way. Before a device was made its routes were compared with this machine's networks; now the
     /// device's own are among those.
-    fn complete(self, plan: Plan) -> Plan {
+    fn complete(&self, plan: Plan) -> Plan {
         match self {
             Self::Kernel => Plan { local_networks: Vec::new(), ..plan },
-            Self::Network | Self::Exec => plan,
+            Self::Network | Self::Exec | Self::Fronts(_) => plan,
         }
     }
 
-    fn dialer(self, network: &Arc<dyn Network>) -> Box<dyn Dialer> {
+    fn dialer(&self, network: &Arc<dyn Network>) -> Box<dyn Dialer> {
         let network = Arc::clone(network);
         match self {
             Self::Network => Box::new(NetworkDialer::new(network)),
-            Self::Exec => {
-                let launcher = Arc::new(Launcher::new(Arc::clone(&network), Options::default()));
-                Box::new(ExecDialer::new(launcher, network))
+            Self::Exec => Box::new(ExecDialer::new(network)),
+            Self::Fronts(open) => {
+                let base: Box<dyn Dialer> = match Launcher::backend() {
+                    Ok(_) => Box::new(ExecDialer::new(Arc::clone(&network))),
+                    Err(_) => Box::new(NetworkDialer::new(Arc::clone(&network))),
+                };
+                Box::new(FrontDialer::new(Arc::clone(open), network, base))
             }
             Self::Kernel => Box::new(KernelDialer::new(network)),
         }
@@ -94,7 +100,7 @@ pub(crate) async fn run(
     context: &Context,
     network: Arc<dyn Network>,
     plan: &Plan,
-    through: Through,
+    through: &Through,
 ) -> Result<Report, Failure> {
     let reporter = Reporter::new(context)?;
     let dialer = through.dialer(&network);
@@ -208,7 +214,12 @@ impl Verifier for Repeated {
             plan.targets.truncate(1);
         }
         Box::pin(async move {
-            let dialer = self.through.dialer(&self.network);
+            // A cheap check starts no programs: the network alone can tell whether the target is gone.
+            let through = match (&self.through, check) {
+                (Through::Fronts(_), Check::Cheap) => &Through::Network,
+                (through, _) => through,
+            };
+            let dialer = through.dialer(&self.network);
             match reporter {
                 Some(reporter) => adit_verify::verify(&*self.network, &*dialer, &plan, &*reporter).await,
                 None => adit_verify::verify(&*self.network, &*dialer, &plan, &|_| {}).await,

@@ -3,6 +3,7 @@
 //! Everything here may wait, so every question has a thread of its own; programs do not come this way, only checks,
 //! proxies and forwards.
 
+mod icmp;
 mod names;
 mod ping;
 mod relay;

@@ -11,6 +11,7 @@ use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::mpsc;
 
+use super::icmp::Witness;
 use super::{on_thread, relay};
 use crate::{
     BoxFuture, Connect, ConnectFailure, Flow, FlowHandle, Incoming, IncomingHandle, Listen, ListenFailure,
@@ -52,13 +53,19 @@ fn flow(stream: TcpStream) -> io::Result<Flow> {
 pub(crate) async fn connect(to: SocketAddr, options: Connect) -> Result<Flow, ConnectFailure> {
     let timeout = options.timeout;
     let work = move || {
+        let witness = Witness::of(to.ip());
         let connected = TcpStream::connect_timeout(&to, timeout).and_then(|stream| {
             if let Some(idle) = options.keepalive {
                 SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
             }
             flow(stream)
         });
-        connected.map_err(|error| failure(&error, to.ip(), timeout))
+        connected.map_err(|error| match (failure(&error, to.ip(), timeout), witness) {
+            (ConnectFailure::NoRoute(address), Some(witness)) => {
+                witness.testimony().unwrap_or(ConnectFailure::NoRoute(address))
+            }
+            (failure, _) => failure,
+        })
     };
     on_thread("adit-connect", work, |error| Err(ConnectFailure::Exhausted(error.to_string()))).await
 }

@@ -44,7 +44,7 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
     let through = if by_proxy { Through::Network } else { Through::Exec };
     session::runtime()?.block_on(async {
         let Verified { access, profile, mut secrets } =
-            match verified(context, &args.connect, through).await? {
+            match verified(context, &args.connect, &through).await? {
                 Ok(verified) => verified,
                 Err(exit) => return Ok(exit.code()),
             };
@@ -52,7 +52,7 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
         // Credentials and targets on the command line belong to the first profile.
         let connect = ConnectArgs { timeout: args.connect.timeout, ..ConnectArgs::default() };
         for name in &args.also {
-            match verified(&context.for_profile(name), &connect, through).await? {
+            match verified(&context.for_profile(name), &connect, &through).await? {
                 Ok(also) => {
                     accesses.push(also.access);
                     secrets.extend(also.secrets);

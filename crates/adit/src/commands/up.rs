@@ -19,6 +19,7 @@ use crate::config::Settings;
 use crate::control::ControlSocket;
 use crate::daemon::{self, Daemon, Detached, Identity, Parent};
 use crate::device::Served;
+use crate::dialing::Open;
 use crate::fronts::{Credentials, ExposeSpec, ForwardSpec};
 use crate::profile::Profile;
 use crate::session::{Session, runtime};
@@ -164,13 +165,14 @@ impl Up<'_> {
             device: self.served.device(),
         };
         let reporter = Mutex::new(Some(Arc::clone(&self.reporter)));
+        let open = Arc::new(Open::default());
         let through = match self.served {
-            Served::Userspace => Through::Network,
+            Served::Userspace => Through::Fronts(Arc::clone(&open)),
             Served::Tun(_) => Through::Kernel,
         };
         let verifier = Repeated { network: Arc::clone(&network), plan, through, reporter };
         let daemon = Daemon::new(network, Box::new(verifier), identity);
-        self.open_fronts(&daemon).await?;
+        self.open_fronts(&daemon, &open).await?;
         daemon.serve(self.socket).map_err(|error| unusable(&error))?;
 
         let report = tokio::select! {
@@ -199,15 +201,17 @@ impl Up<'_> {
     }
 
     /// Opens proxies and forwards. A port in use is found before anything is connected.
-    async fn open_fronts(&mut self, daemon: &Daemon) -> Result<(), Failure> {
+    async fn open_fronts(&mut self, daemon: &Daemon, open: &Open) -> Result<(), Failure> {
         for address in &self.fronts.proxies {
             let bound = daemon.add_proxy(*address, self.fronts.credentials.clone()).await;
             let bound = bound.map_err(|error| front_failed(&error))?;
+            open.add_proxy(bound, self.fronts.credentials.clone());
             self.context.ui.note(&format!("SOCKS5 and HTTP proxy on {bound}"));
         }
         for spec in std::mem::take(&mut self.fronts.forwards) {
             let spec = daemon.add_forward(spec).await.map_err(|error| front_failed(&error))?;
             self.context.ui.note(&format!("forward {spec}"));
+            open.add_forward(spec);
         }
         Ok(())
     }

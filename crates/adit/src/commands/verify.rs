@@ -47,14 +47,14 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
                     by_the_daemon(&client).await?
                 } else {
                     let through = Through::usual(device.as_deref());
-                    verification::run(context, Arc::new(client), &complete(wanted.plan()?), through).await?
+                    verification::run(context, Arc::new(client), &complete(wanted.plan()?), &through).await?
                 }
             }
             None => {
                 let (profile, session) = access::start(context, &args.connect)?;
                 let plan = complete(Wanted::of(&profile, &session, &args.connect).plan()?);
                 let through = Through::usual(None);
-                let report = verification::run(context, session.network(), &plan, through).await;
+                let report = verification::run(context, session.network(), &plan, &through).await;
                 session.shutdown();
                 report?
             }
@@ -111,7 +111,7 @@ pub(crate) struct Verified {
 pub(crate) async fn verified(
     context: &Context,
     connect: &ConnectArgs,
-    through: Through,
+    through: &Through,
 ) -> Result<Result<Verified, Exit>, Failure> {
     let (access, wanted, secrets) = match access::attach(&context.global).await? {
         Some(client) => {

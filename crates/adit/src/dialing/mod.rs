@@ -4,7 +4,9 @@
 //! connects as any program does, and hands the connected socket back. What is verified is therefore the whole
 //! way: interception, the DNS front, the deferred handshake, the relay, the tunnel.
 
+mod fronts;
 mod kernel;
+mod recorder;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,7 +17,7 @@ use std::os::unix::net::{SocketAddr as SocketName, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_intercept::{Exit, LaunchFailure, Launcher, Program, Running};
+use adit_intercept::{Exit, LaunchFailure, Launcher, Options, Program, Running};
 use adit_path::{BoxFuture, ConnectFailure, Destination, Network, Pong};
 use adit_verify::{DialFailure, Dialed, Dialer, NetworkDialer};
 use rustix::event::{PollFd, PollFlags};
@@ -25,7 +27,9 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::fronts::{FrontDialer, Open};
 pub(crate) use self::kernel::KernelDialer;
+use self::recorder::Recorder;
 
 /// The hidden verb.
 pub const VERB: &str = "__dial";
@@ -51,7 +55,7 @@ enum Outcome {
 /// Dials from intercepted children.
 pub struct ExecDialer {
     launcher: Arc<Launcher>,
-    network: Arc<dyn Network>,
+    network: Arc<Recorder>,
     inside: NetworkDialer,
 }
 
@@ -62,9 +66,12 @@ impl std::fmt::Debug for ExecDialer {
 }
 
 impl ExecDialer {
-    /// Children are started by `launcher` in `network`.
-    pub fn new(launcher: Arc<Launcher>, network: Arc<dyn Network>) -> Self {
-        Self { launcher, inside: NetworkDialer::new(network.clone()), network }
+    /// Children are started in `network`.
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        let inside = NetworkDialer::new(Arc::clone(&network));
+        let network = Arc::new(Recorder::new(network));
+        let launcher = Launcher::new(Arc::clone(&network) as Arc<dyn Network>, Options::default());
+        Self { launcher: Arc::new(launcher), inside, network }
     }
 
     async fn dial_in_child(
@@ -93,32 +100,28 @@ impl ExecDialer {
                 Ok(Dialed { stream: Box::new(stream), peer })
             }
             (Outcome::Connected { .. }, None) => Err(ConnectFailure::Closed.into()),
-            (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, host, port, limit).await),
+            (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, &host, port, limit)),
             (Outcome::Unresolved { why }, _) => Err(self.resolve_failure(&host, why, limit).await),
         }
     }
 
     /// What the network knows is more than an error number.
-    async fn connect_failure(
-        &self,
-        errno: i32,
-        host: Destination,
-        port: u16,
-        limit: Duration,
-    ) -> DialFailure {
+    fn connect_failure(&self, errno: i32, host: &Destination, port: u16, limit: Duration) -> DialFailure {
         match rustix::io::Errno::from_raw_os_error(errno) {
             rustix::io::Errno::CONNREFUSED => return ConnectFailure::Refused.into(),
             rustix::io::Errno::CONNRESET => return ConnectFailure::Reset.into(),
             rustix::io::Errno::TIMEDOUT => return ConnectFailure::TimedOut(limit).into(),
             _ => {}
         }
-        match self.inside.dial(host, port, limit).await {
-            Err(failure) => failure,
-            Ok(_) => {
-                let error = io::Error::from_raw_os_error(errno);
-                DialFailure::Front(format!("the network reaches it, and a program gets: {error}"))
-            }
+        let addresses = match host {
+            Destination::Address(address) => vec![*address],
+            Destination::Name(_) => Vec::new(),
+        };
+        if let Some(failure) = self.network.failure(&addresses, port) {
+            return failure.into();
         }
+        let error = io::Error::from_raw_os_error(errno);
+        DialFailure::Front(format!("a program gets an error that the network did not give: {error}"))
     }
 
     /// A program's resolver says little; the network's own says which server answered what.

@@ -31,6 +31,16 @@ impl Credentials {
         format!("{}:{}", escape(&self.user), escape(&self.password))
     }
 
+    /// The message by which a client of SOCKS5 gives them (RFC 1929 §2).
+    #[cfg(feature = "cli")]
+    pub(crate) fn login(&self) -> Vec<u8> {
+        let part = |text: &str| {
+            let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+            [&[length], text.as_bytes()].concat()
+        };
+        [vec![1], part(&self.user), part(&self.password)].concat()
+    }
+
     /// Whether these are the ones, in a time that does not depend on where they differ.
     pub fn admit(&self, user: &[u8], password: &[u8]) -> bool {
         same(user, self.user.as_bytes()) & same(password, self.password.as_bytes())

@@ -1,0 +1,74 @@
+//! A network that remembers why connections failed: a program under interception learns only an error number.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adit_path::{
+    Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, Listen, ListenFailure, Listener, Network,
+    PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp, UdpFailure, UdpFlow,
+};
+use tokio::sync::watch;
+
+/// Failures that are remembered; a verification has few targets.
+const MOST: usize = 256;
+
+/// Passes every question on.
+pub(super) struct Recorder {
+    network: Arc<dyn Network>,
+    failures: Mutex<HashMap<SocketAddr, ConnectFailure>>,
+}
+
+impl Recorder {
+    pub(super) fn new(network: Arc<dyn Network>) -> Self {
+        Self { network, failures: Mutex::default() }
+    }
+
+    /// Why the last connection to a port of one of these addresses failed, or of any address if there are none.
+    pub(super) fn failure(&self, addresses: &[IpAddr], port: u16) -> Option<ConnectFailure> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let meant =
+            |at: &SocketAddr| at.port() == port && (addresses.is_empty() || addresses.contains(&at.ip()));
+        failures.iter().find(|(at, _)| meant(at)).map(|(_, failure)| failure.clone())
+    }
+}
+
+impl Network for Recorder {
+    fn owns(&self, destination: &Destination) -> bool {
+        self.network.owns(destination)
+    }
+
+    fn resolve(&self, query: Query) -> BoxFuture<'_, Result<Answer, ResolveFailure>> {
+        self.network.resolve(query)
+    }
+
+    fn connect(&self, to: SocketAddr, options: Connect) -> BoxFuture<'_, Result<Flow, ConnectFailure>> {
+        Box::pin(async move {
+            let outcome = self.network.connect(to, options).await;
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            match &outcome {
+                Err(failure) if failures.len() < MOST || failures.contains_key(&to) => {
+                    failures.insert(to, failure.clone());
+                }
+                _ => drop(failures.remove(&to)),
+            }
+            outcome
+        })
+    }
+
+    fn udp(&self, options: Udp) -> BoxFuture<'_, Result<UdpFlow, UdpFailure>> {
+        self.network.udp(options)
+    }
+
+    fn listen(&self, port: u16, options: Listen) -> BoxFuture<'_, Result<Listener, ListenFailure>> {
+        self.network.listen(port, options)
+    }
+
+    fn ping(&self, to: IpAddr, kind: PingKind) -> BoxFuture<'_, Result<Pong, PingFailure>> {
+        self.network.ping(to, kind)
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.network.status()
+    }
+}
