@@ -94,6 +94,16 @@ impl DialFailure {
         matches!(self, Self::Connect(ConnectFailure::Refused | ConnectFailure::Reset))
     }
 
+    /// Whether nothing is known but that no answer came.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(ConnectFailure::TimedOut(_))
+                | Self::Ping(PingFailure::TimedOut(_))
+                | Self::NoReply(_)
+        )
+    }
+
     /// Whether asking again cannot change the answer within one verification.
     pub(crate) fn is_final(&self) -> bool {
         match self {

@@ -40,6 +40,7 @@ impl Served {
         let mode = &settings.mode;
         let named = !matches!(mode.origin, Origin::Default);
         let on_the_line = !matches!(mode.origin, Origin::File { .. });
+        let possible = || possible(settings);
         match mode.value {
             Mode::Tun => {
                 possible()?;
@@ -104,7 +105,12 @@ impl Device {
 }
 
 /// Whether this process may make a device, or one sentence why not and what to do.
-fn possible() -> Result<(), Failure> {
+fn possible(settings: &Settings) -> Result<(), Failure> {
+    if !settings.allow.value.is_empty() {
+        // The kernel asks nobody before it sends a packet into a device.
+        return Err(failure::usage("the profile's allow list cannot bind programs that use a TUN device")
+            .with_fix(vec!["use --mode userspace, or remove the allow list".to_owned()]));
+    }
     probe::tun_device().map_err(|(class, reason)| {
         let mut failure =
             failure::of(class, format!("a TUN device cannot be made here: {reason}")).with_fix(vec![

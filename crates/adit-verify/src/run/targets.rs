@@ -214,6 +214,7 @@ impl At<'_> {
         let (began, mut pause) = (Instant::now(), Duration::from_millis(500));
         let until = began + self.budget(stage);
         let (mut attempts, mut provisional, mut refusals) = (0, 0, 0);
+        let mut last = None;
         loop {
             attempts += 1;
             let limit =
@@ -226,7 +227,13 @@ impl At<'_> {
                 }
                 Err(found) => found,
             };
-            let failure = found.describe(&self.context);
+            let cut_short = limit < ATTEMPT / 2 && found.is_timeout();
+            let failure = match last.take() {
+                // The end of the budget came before the answer; the whole attempt before knows more.
+                Some(last) if cut_short => last,
+                _ => found.describe(&self.context),
+            };
+            last = Some(failure.clone());
             let in_grace = Instant::now() < began + self.run.plan.grace;
             refusals += u32::from(found.is_refusal());
             let refused = refusals >= 2 && self.run.plan.wait.is_none();

@@ -80,6 +80,7 @@ impl ExecDialer {
         port: u16,
         limit: Duration,
     ) -> Result<Dialed, DialFailure> {
+        self.network.limit(limit);
         let launcher = self.launcher.clone();
         let name = host.to_string();
         let dialled = tokio::task::spawn_blocking(move || dial(&launcher, &name, port, limit)).await;

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use adit_path::{
     Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, Listen, ListenFailure, Listener, Network,
@@ -16,12 +18,21 @@ const MOST: usize = 256;
 /// Passes every question on.
 pub(super) struct Recorder {
     network: Arc<dyn Network>,
+    /// How long a connection may take, in milliseconds. A program is more patient than a check, and a network says at
+    /// the end of its time what it has heard meanwhile.
+    patience: AtomicU64,
     failures: Mutex<HashMap<SocketAddr, ConnectFailure>>,
 }
 
 impl Recorder {
     pub(super) fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, failures: Mutex::default() }
+        Self { network, patience: AtomicU64::new(u64::MAX), failures: Mutex::default() }
+    }
+
+    /// Limits connections that begin from now on to a little less than this, so that their outcome is in time.
+    pub(super) fn limit(&self, limit: Duration) {
+        let most = u64::try_from(limit.as_millis() * 9 / 10).unwrap_or(u64::MAX);
+        self.patience.store(most, Ordering::Relaxed);
     }
 
     /// Why the last connection to a port of one of these addresses failed, or of any address if there are none.
@@ -44,6 +55,8 @@ impl Network for Recorder {
 
     fn connect(&self, to: SocketAddr, options: Connect) -> BoxFuture<'_, Result<Flow, ConnectFailure>> {
         Box::pin(async move {
+            let patience = Duration::from_millis(self.patience.load(Ordering::Relaxed));
+            let options = Connect { timeout: options.timeout.min(patience), ..options };
             let outcome = self.network.connect(to, options).await;
             let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
             match &outcome {
