@@ -18,9 +18,10 @@ Examples:
   adit up --config lab.conf --expose 3000,5353/udp
   adit up --config lab.conf --mode tun
 
-Without --mode nothing of the machine changes: programs come by `adit exec`, proxies and forwards. --mode tun makes a
-device with routes and DNS for every program; it needs CAP_NET_ADMIN. --mode auto makes one where that is allowed, and
-says why where it is not. What a killed run left of a device is put back at the next start, or by `adit down`.
+Without --mode nothing of the machine changes: programs come by `adit exec`, proxies and forwards.
+--mode tun makes a device with routes and DNS for every program; it needs CAP_NET_ADMIN. --mode
+auto makes one where that is allowed, and says why where it is not. What a killed run left of a
+device is put back at the next start, or by `adit down`.
 
 In the foreground it ends by Ctrl-C, `adit down`, or the end of what --exit-with names.")]
 pub struct UpArgs {
