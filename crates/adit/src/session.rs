@@ -243,7 +243,13 @@ fn answer(engine: &Arc<Engine<OpenVpn>>, answers: Arc<Answers>) -> io::Result<()
                     }
                 }
                 Ok(None) => return,
-                Err(problem) => tracing::error!(%problem, "the server's question has no answer"),
+                Err(problem) => {
+                    let Some(engine) = engine.upgrade() else { return };
+                    let command = adit_openvpn::Command::Decline { id, why: problem.to_string() };
+                    if let Err(error) = engine.command(command) {
+                        tracing::warn!(%error, "the end of the question was not taken");
+                    }
+                }
             }
         }
     };

@@ -66,6 +66,26 @@ fn a_dynamic_challenge_is_asked_and_answered_in_a_second_connection() {
 }
 
 #[test]
+fn a_question_that_nobody_can_answer_ends_the_attempts_with_the_reason() {
+    let mut lab =
+        lab(vec![Script::say("AUTH_FAILED,CRV1:R,E:state77:YWxpY2U=:Please enter"), Script::accept()]);
+    lab.world.run_for(secs(2));
+    let Some(Prompt::Answer { id, .. }) = prompts(&lab).pop() else {
+        panic!("no question: {:?}", lab.said())
+    };
+    let decline =
+        |id| SideCommand::Client(Command::Decline { id, why: "the command ended with 3".to_owned() });
+    let before = lab.said().len();
+    lab.world.command(lab.client, decline(id + 1));
+    assert_eq!(lab.said().len(), before, "another question was meant: {:?}", lab.said());
+    lab.world.command(lab.client, decline(id));
+    lab.world.run_for(secs(60));
+    assert_eq!(lab.said().len(), before + 1);
+    assert_eq!(lab.said().last().map(ToString::to_string).as_deref(), Some("ovpn.auth.challenge"));
+    assert_eq!(lab.logins().len(), 1, "nothing was sent without the answer");
+}
+
+#[test]
 fn approvals_and_questions_within_the_connection_are_told_and_answered() {
     let script = Script::say("AUTH_PENDING,timeout 60")
         .then(millis(10), Act::Say("INFO_PRE,WEB_AUTH::https://login.example.test/1".to_owned()))

@@ -44,6 +44,13 @@ pub enum Command {
         /// The answer.
         text: String,
     },
+    /// There will be no answer to [`Prompt::Answer`]: the client gives up.
+    Decline {
+        /// The question.
+        id: u64,
+        /// Why not.
+        why: String,
+    },
     /// Tell the server that we go, and close.
     Exit,
 }
@@ -54,6 +61,7 @@ impl std::fmt::Debug for Command {
             Self::NetworkChanged => f.write_str("NetworkChanged"),
             // The answer may be a password.
             Self::Answer { id, .. } => f.debug_struct("Answer").field("id", id).finish_non_exhaustive(),
+            Self::Decline { id, why } => f.debug_struct("Decline").field("id", id).field("why", why).finish(),
             Self::Exit => f.write_str("Exit"),
         }
     }
@@ -93,6 +101,8 @@ pub struct OpenVpn {
     adopt_at: Option<Instant>,
     /// The question that must be answered before the next attempt.
     asked: Option<u64>,
+    /// The last question, and the number of all so far.
+    question: String,
     next_question: u64,
     next_link: u32,
     /// Packets that came in part, by stream.
@@ -137,6 +147,7 @@ impl OpenVpn {
             spare_after: None,
             adopt_at: None,
             asked: None,
+            question: String::new(),
             next_question: 0,
             next_link: 0,
             framers: BTreeMap::new(),
@@ -182,6 +193,7 @@ impl OpenVpn {
     fn prompt(&mut self, text: String, echo: bool) -> u64 {
         self.next_question += 1;
         let id = self.next_question;
+        self.question.clone_from(&text);
         self.events.push_back(Event::Prompt(Prompt::Answer { id, text, echo }));
         id
     }

@@ -512,6 +512,11 @@ impl Tunnel for OpenVpn {
                     self.answer_in_session(now, id, &text, out);
                 }
             }
+            Command::Decline { id, why } if id == self.next_question => {
+                let cause = Cause::Challenge(self.question.clone());
+                self.fail(self.error(0, cause, vec![why]));
+            }
+            Command::Decline { .. } => {}
             Command::Exit => self.exit(now, out),
         }
     }
