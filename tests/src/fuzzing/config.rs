@@ -60,11 +60,13 @@ pub fn adit_toml(bytes: &[u8]) {
     let _ = File::parse(text, "adit.toml").map(|file| format!("{file:?}"));
 }
 
-/// Values of secret keys that are long enough to be some, and that stand nowhere else in the file.
+/// Values of secret keys that are long enough to be some, and that stand nowhere else in the file. The name of a placeholder
+/// is no secret: whoever forgot to fill it in must read it.
 fn secrets(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter_map(|line| line.split_once('='))
         .filter(|(key, _)| matches!(key.trim().to_ascii_lowercase().as_str(), "privatekey" | "presharedkey"))
         .filter_map(|(_, value)| value.split_whitespace().next())
+        .filter(|value| !value.starts_with('$') && !value.contains("{{"))
         .filter(move |value| value.len() >= 24 && text.matches(value).count() == 1)
 }
