@@ -54,6 +54,24 @@ fn renegotiations_that_cross_become_one() {
 }
 
 #[test]
+fn a_limit_of_bytes_renews_keys_once_each_time_even_if_the_server_says_nothing() {
+    let (mut client, server) = configs(Kind::Crypt);
+    client.reneg_bytes = Some(200_000);
+    let mut lab = Lab::with(0, (client, server));
+    assert!(lab.up_within(secs(2)), "{:?}", lab.said());
+    lab.passes_after(secs(1));
+    lab.received();
+    for _ in 0..2000 {
+        lab.say(true, 1000).unwrap();
+        lab.world.run_for(millis(2));
+    }
+    lab.world.run_for(secs(1));
+    assert_eq!(lab.received()[0], 2000, "the server knows every key that is used");
+    let renewals = lab.negotiations() - 1;
+    assert!((5..=11).contains(&renewals), "{renewals} for two megabytes");
+}
+
+#[test]
 fn renegotiations_under_loss_cost_no_more_than_the_link_does() {
     each_seed("openvpn::lasting::renegotiations_under_loss_cost_no_more_than_the_link_does", 10, |seed| {
         let (mut client, mut server) = configs(KINDS[seed as usize % KINDS.len()]);

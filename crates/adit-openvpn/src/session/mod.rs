@@ -422,7 +422,7 @@ impl Session {
 
     /// Whether the key has done what it may, by its cipher or by the profile.
     pub(crate) fn keys_are_used(&self) -> bool {
-        let Some(keys) = self.slots.current() else { return false };
+        let Some(keys) = self.slots.newest() else { return false };
         let (sent, received) = keys.traffic();
         let is_over = |limit: Option<u64>, used: u64| limit.is_some_and(|limit| limit > 0 && used >= limit);
         keys.needs_renegotiation()
@@ -440,6 +440,7 @@ impl Session {
         if self.negotiations.len() == MAX_NEGOTIATIONS {
             self.negotiations.pop_front();
         }
+        self.slots.advance(now);
         self.negotiations.push_back(negotiation);
         self.pump(now);
         Ok(())

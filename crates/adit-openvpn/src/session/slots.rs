@@ -45,9 +45,14 @@ impl Slots {
         self.current.as_mut().map(|slot| &mut slot.keys)
     }
 
-    /// The key that seals, to look at.
-    pub(crate) fn current(&self) -> Option<&DataKeys> {
-        self.current.as_ref().map(|slot| &slot.keys)
+    /// The newest key, to look at: it may not seal yet.
+    pub(crate) fn newest(&self) -> Option<&DataKeys> {
+        self.next.as_ref().or(self.current.as_ref()).map(|slot| &slot.keys)
+    }
+
+    /// Another key is being agreed on: a server then forgets all but the newest of those before.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.promote(now);
     }
 
     /// The key that opens messages of this key id.
@@ -136,6 +141,20 @@ mod tests {
         assert_eq!(slots.poll_timeout(), Some(over));
         slots.handle_timeout(over);
         assert_eq!(open(&mut slots, over, &mut sealed(&mut zero)), Err(Dropped::Unexpected));
+    }
+
+    #[test]
+    fn the_newest_key_seals_as_soon_as_another_is_being_agreed_on() {
+        let now = Instant::now();
+        let mut slots = Slots::new(Duration::from_secs(20));
+        slots.install(now, keys(Role::Client, 0));
+        slots.install(now, keys(Role::Client, 1));
+        assert_eq!(slots.newest().unwrap().key_id(), 1);
+        assert_eq!(slots.sealing().unwrap().key_id(), 0);
+        slots.advance(now);
+        assert_eq!(slots.sealing().unwrap().key_id(), 1);
+        slots.advance(now);
+        assert_eq!(slots.sealing().unwrap().key_id(), 1, "there is no newer one");
     }
 
     #[test]
