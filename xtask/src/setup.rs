@@ -11,6 +11,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wg", "wireguard-tools"),
     ("openvpn", "openvpn"),
     ("openssl", "openssl"),
+    ("tinyproxy", "tinyproxy"),
+    ("microsocks", "microsocks"),
     ("dnsmasq", "dnsmasq-base"),
     ("runc", "runc"),
     ("curl", "curl"),

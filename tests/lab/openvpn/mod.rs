@@ -1,4 +1,59 @@
 //! OpenVPN against Debian's server.
 
+mod cells;
 mod embedded;
+mod failures;
+mod logins;
+mod pushes;
 mod reaches;
+mod ways;
+
+use std::time::Duration;
+
+use crate::support::{Lab, Outcome, Server, run};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The addresses that the server gives to its first client.
+const INSIDE: [&str; 2] = ["10.66.0.2", "fd66::1000"];
+
+/// Sends a mebibyte through the network and back twice, and prints under which address the server saw it.
+const BOTH_WAYS: &str = r#"set -e
+    head -c 1048576 /dev/urandom > up
+    for round in 1 2; do
+        curl -sf --max-time 20 -H 'Expect:' --data-binary @up http://files.corp.internal/echo -o down
+        [ "$(sha256sum < up)" = "$(sha256sum < down)" ]
+    done
+    curl -sf --max-time 20 http://files.corp.internal/peer"#;
+
+/// Prints under which address the server saw it.
+const PEER: &str = "curl -sf --max-time 20 http://files.corp.internal/peer";
+
+/// Runs a script under `adit exec` as `nobody` through a server that runs, with more arguments for adit.
+fn exec(lab: &Lab, server: &Server, more: &[&str], script: &str) -> Outcome {
+    let profile = lab.ovpn(server);
+    let mut command = lab.adit(&["exec", "--config", &profile]);
+    if !more.contains(&"--timeout") {
+        command.args(["--timeout", "30s"]);
+    }
+    command.args(more).args(["--target", "http://files.corp.internal/healthz", "--", "sh", "-c", script]);
+    run(&mut command, LIMIT)
+}
+
+/// [`exec`] without a network: the program never runs, and the class is told.
+#[track_caller]
+fn is_kept_out(lab: &Lab, server: &Server, more: &[&str], class: &str) -> Outcome {
+    // What adit itself fails with, so that it is not taken for the program's.
+    let outcome = exec(lab, server, more, PEER).expect(125);
+    assert!(outcome.stderr.contains(class), "{outcome}");
+    outcome
+}
+
+/// [`exec`], which must succeed and be seen under an address of the tunnel.
+#[track_caller]
+fn reaches(lab: &Lab, server: &Server, more: &[&str], script: &str) -> Outcome {
+    let outcome = exec(lab, server, more, script).expect(0);
+    let text = outcome.text();
+    assert!(INSIDE.contains(&text.lines().last().unwrap_or_default()), "{outcome}");
+    outcome
+}

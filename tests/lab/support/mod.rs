@@ -14,6 +14,6 @@ pub(crate) mod services;
 pub(crate) use conf::Conf;
 pub(crate) use container::in_container;
 pub(crate) use laboratory::{Lab, Part, wait_until};
-pub(crate) use openvpn::{Server, Wrap, pki};
+pub(crate) use openvpn::{Authority, Server, Wrap, client_params, pki, server_params};
 pub(crate) use process::{Outcome, Process, run, run_with_input};
 pub(crate) use services::{blob, serve_http};

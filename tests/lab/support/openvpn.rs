@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rcgen::{
@@ -200,9 +201,11 @@ impl Lab {
         self.openvpn.as_mut().expect("a server of OpenVPN runs")
     }
 
-    /// Writes the client's profile; returns its path.
+    /// Writes the client's profile to a file of its own; returns its path.
     pub(crate) fn ovpn(&self, server: &Server) -> String {
-        self.write("corp.ovpn", server.ovpn()).to_string_lossy().into_owned()
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("corp{}.ovpn", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.write(&name, server.ovpn()).to_string_lossy().into_owned()
     }
 
     /// A script for the server, executable; returns its path.

@@ -63,6 +63,7 @@ fn a_dynamic_challenge_is_asked_and_answered_in_a_second_connection() {
     answer(&mut lab, "424242");
     assert!(lab.up_within(secs(10)), "{:?}", lab.said());
     assert_eq!(lab.logins()[1], (0, "alice".to_owned(), "CRV1::state77::424242".to_owned()));
+    assert_eq!(lab.said(), ["prompt", "up"], "a question is no failure");
 }
 
 #[test]

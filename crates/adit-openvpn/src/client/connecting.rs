@@ -292,7 +292,10 @@ impl OpenVpn {
         if over {
             return self.fail(error);
         }
-        self.events.push_back(Event::Down(error));
+        // A question is the first half of a login: it is asked next, and is a failure only if nobody answers.
+        if !matches!(error.cause, Cause::Challenge(_)) {
+            self.events.push_back(Event::Down(error));
+        }
         self.begin_attempts(now);
     }
 
