@@ -440,7 +440,7 @@ fn pings_are_answered_once_and_only_to_the_control_server() {
             poll.send(message(&json!({"PingRequest": ping, "KeepAlive": true}))).unwrap();
         }
         let ping = |seen: &Seen| seen.path != "/machine/map" && !register(seen);
-        let mut seen = vec![server.until(ping).await, server.until(ping).await];
+        let mut seen = [server.until(ping).await, server.until(ping).await];
         seen.sort_by(|a, b| b.method.cmp(&a.method));
         assert_eq!((seen[1].method.as_str(), seen[1].path.as_str()), ("HEAD", "/machine/ping-response"));
         assert_eq!((seen[0].method.as_str(), seen[0].path.as_str()), ("POST", "/machine/c2n/1"));
