@@ -63,7 +63,8 @@ fn a_limit_of_bytes_renews_keys_once_each_time_even_if_the_server_says_nothing()
     lab.received();
     for _ in 0..2000 {
         lab.say(true, 1000).unwrap();
-        lab.world.run_for(millis(2));
+        // Slower than the switch to a new key, which waits for five seconds where the server says nothing.
+        lab.world.run_for(millis(20));
     }
     lab.world.run_for(secs(1));
     assert_eq!(lab.received()[0], 2000, "the server knows every key that is used");

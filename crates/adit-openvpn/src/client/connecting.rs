@@ -274,7 +274,10 @@ impl OpenVpn {
             retry.rounds = None;
         }
         match line.advance(ending.next, hopeless, &retry) {
-            Some(pause) => line.state = State::Waiting(now + pause.max(ending.pause)),
+            Some(pause) => {
+                line.not_before = now + ending.pause;
+                line.state = State::Waiting(now + pause.max(ending.pause));
+            }
             None => line.state = State::Parked,
         }
         // The lines that gave way to this one go on.

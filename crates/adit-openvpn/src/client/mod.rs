@@ -281,7 +281,7 @@ impl OpenVpn {
         }
         for line in &mut self.lines {
             match &mut line.state {
-                State::Waiting(at) => *at = (*at).min(now),
+                State::Waiting(at) => *at = (*at).min(now.max(line.not_before)),
                 State::Trying(attempt) => {
                     if let Some(session) = attempt.session_mut() {
                         session.hurry(now);

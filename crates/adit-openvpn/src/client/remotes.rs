@@ -27,6 +27,8 @@ pub(crate) struct Line {
     /// Nothing in this round gave reason to try again.
     hopeless: bool,
     over: bool,
+    /// A server asked for a pause until then: nothing shortens it.
+    pub(crate) not_before: Instant,
     pub(crate) state: State,
 }
 
@@ -65,6 +67,7 @@ impl Line {
             round: 0,
             hopeless: true,
             over: false,
+            not_before: start,
             state: State::Waiting(start),
         }
     }
