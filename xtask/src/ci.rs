@@ -18,6 +18,21 @@ pub(crate) fn run(shell: &Shell, _arguments: &[String]) -> Result {
         "warnings",
     ]))?;
 
+    shell.step("clippy: scenarios in virtual time");
+    shell.run(&mut shell.cargo([
+        "clippy",
+        "--package",
+        "adit-tests",
+        "--features",
+        "sim",
+        "--test",
+        "scenarios",
+        "--locked",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+
     shell.step("doc");
     shell.run(
         shell.cargo(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings"),

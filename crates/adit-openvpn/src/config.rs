@@ -90,6 +90,62 @@ pub struct Config {
     pub clock: Clock,
 }
 
+impl Config {
+    /// A client of one server with the defaults of the manual of OpenVPN 2.6, and without certificate or login.
+    pub fn new(remote: Remote, trust: Trust, clock: Clock) -> Self {
+        let hour = Duration::from_secs(3600);
+        Self {
+            remotes: vec![remote],
+            remote_random: false,
+            race: None,
+            float: false,
+            tls: TlsConfig {
+                trust,
+                identity: None,
+                min: TlsVersion::V12,
+                max: TlsVersion::V13,
+                suites_12: Vec::new(),
+                suites_13: Vec::new(),
+                groups: Vec::new(),
+            },
+            credentials: None,
+            static_challenge: None,
+            data_ciphers: vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305],
+            fallback_cipher: None,
+            auth: Some(Algorithm::Sha1),
+            compression: Compression::None,
+            tun_mtu: 1500,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            dns: DnsConfig::default(),
+            block_ipv6: false,
+            pull: true,
+            route_nopull: false,
+            pull_filters: Vec::new(),
+            protected: Vec::new(),
+            ping: None,
+            ping_restart: None,
+            ping_exit: None,
+            inactive: None,
+            session_timeout: None,
+            reneg_interval: hour,
+            reneg_bytes: None,
+            reneg_packets: None,
+            tran_window: hour,
+            hand_window: Duration::from_secs(60),
+            tls_timeout: Duration::from_secs(2),
+            replay_window: 64,
+            retry: Retry { pause: Duration::from_secs(1), max_pause: Duration::from_secs(300), rounds: None },
+            peer_info: Vec::new(),
+            push_peer_info: false,
+            sso: Vec::new(),
+            wide_strings: false,
+            auth_nocache: false,
+            clock,
+        }
+    }
+}
+
 /// Relates the caller's monotonic time to the calendar, for certificates and for replay protection.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -124,6 +180,25 @@ pub struct Remote {
     pub fragment: Option<u16>,
     /// `explicit-exit-notify`: how often the exit is told, on UDP.
     pub exit_notify: u8,
+}
+
+impl Remote {
+    /// A server with the defaults of the manual of OpenVPN 2.6.
+    pub fn new(host: HostPort, transport: Transport, wrap: Wrap) -> Self {
+        Self {
+            host,
+            random_hostname: false,
+            transport,
+            family: None,
+            local_port: None,
+            via: None,
+            connect_timeout: Duration::from_secs(120),
+            wrap,
+            mssfix: MssFix::Default,
+            fragment: None,
+            exit_notify: 0,
+        }
+    }
 }
 
 /// The carrier.

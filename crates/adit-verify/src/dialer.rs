@@ -144,6 +144,9 @@ pub trait Dialer: Send + Sync {
         limit: Duration,
     ) -> BoxFuture<'_, Result<Dialed, DialFailure>>;
 
+    /// Who does what this access mode does not do in a way of its own; `None` where nobody does.
+    fn beneath(&self) -> Option<&dyn Dialer>;
+
     /// Sends a datagram until one comes back, and returns that.
     fn exchange(
         &self,
@@ -151,14 +154,38 @@ pub trait Dialer: Send + Sync {
         port: u16,
         payload: Vec<u8>,
         limit: Duration,
-    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>>;
+    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>> {
+        match self.beneath() {
+            Some(dialer) => dialer.exchange(host, port, payload, limit),
+            None => unsupported(&self.mode(), "send datagrams"),
+        }
+    }
 
     /// Sends one ICMP echo with a payload of `size` bytes.
-    fn ping(&self, host: Destination, size: u16, limit: Duration)
-    -> BoxFuture<'_, Result<Pong, DialFailure>>;
+    fn ping(
+        &self,
+        host: Destination,
+        size: u16,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Pong, DialFailure>> {
+        match self.beneath() {
+            Some(dialer) => dialer.ping(host, size, limit),
+            None => unsupported(&self.mode(), "send an echo"),
+        }
+    }
 
     /// Runs a command inside the network; `Ok` means that it ended with 0.
-    fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>>;
+    fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>> {
+        match self.beneath() {
+            Some(dialer) => dialer.command(command, limit),
+            None => unsupported(&self.mode(), "run a command"),
+        }
+    }
+}
+
+fn unsupported<T: Send + 'static>(mode: &str, what: &str) -> BoxFuture<'static, Result<T, DialFailure>> {
+    let failure = DialFailure::Unsupported(format!("the mode {mode} cannot {what}"));
+    Box::pin(std::future::ready(Err(failure)))
 }
 
 /// Reaches targets by asking the network itself: what the library, proxies and forwards do.
@@ -255,6 +282,10 @@ impl Dialer for NetworkDialer {
         limit: Duration,
     ) -> BoxFuture<'_, Result<Dialed, DialFailure>> {
         Box::pin(self.dial_any(host, port, limit))
+    }
+
+    fn beneath(&self) -> Option<&dyn Dialer> {
+        None
     }
 
     fn exchange(

@@ -7,16 +7,16 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use adit_openvpn::{
-    Algorithm, Cipher, Clock, Command, Compression, Config, Direction, MssFix, OpenVpn, OpenVpnError, Remote,
-    Retry, StaticKey, TlsConfig, TlsVersion, Transport, Trust, Wrap,
+    Algorithm, Cipher, Clock, Command, Config, Direction, OpenVpn, OpenVpnError, Remote, StaticKey,
+    Transport, Trust, Wrap,
 };
 use adit_sim::net::{Inbox, Link, NodeId, PacketEnd, World, udp_packet};
 use adit_sim::openvpn::{
     Act, OpenVpnServer, Seen, ServerCommand, ServerConfig, ServerError, ServerIdentity, ServerWrap,
 };
 use adit_tunnel::{
-    Deadline, DnsConfig, Dropped, Event, HostPacket, HostPort, NetConfig, NetInput, Outbox, PeerStatus,
-    Tunnel, TunnelError,
+    Deadline, Dropped, Event, HostPacket, HostPort, NetConfig, NetInput, Outbox, PeerStatus, Tunnel,
+    TunnelError,
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
@@ -215,68 +215,14 @@ pub(crate) fn configs(kind: Kind) -> (Config, ServerConfig) {
     server.auth = Algorithm::Sha256;
     server.push = vec!["ping 5".into(), "ping-restart 20".into(), "route 10.77.0.0 255.255.0.0".into()];
     server.ping = secs(5);
-    let remote = Remote {
-        host: HostPort { host: SERVER.to_owned(), port: PORT },
-        random_hostname: false,
-        transport: Transport::Udp,
-        family: None,
-        local_port: None,
-        via: None,
-        connect_timeout: secs(120),
-        wrap,
-        mssfix: MssFix::Default,
-        fragment: None,
-        exit_notify: 0,
-    };
-    let client = Config {
-        remotes: vec![remote],
-        remote_random: false,
-        race: None,
-        float: false,
-        tls: TlsConfig {
-            trust: Trust { fingerprints: vec![fingerprint], ..Trust::default() },
-            identity: None,
-            min: TlsVersion::V12,
-            max: TlsVersion::V13,
-            suites_12: Vec::new(),
-            suites_13: Vec::new(),
-            groups: Vec::new(),
-        },
-        credentials: None,
-        static_challenge: None,
-        data_ciphers: vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305, Cipher::Aes256Cbc],
-        fallback_cipher: None,
-        auth: Some(Algorithm::Sha256),
-        compression: Compression::None,
-        tun_mtu: 1500,
-        addresses: Vec::new(),
-        routes: Vec::new(),
-        dns: DnsConfig::default(),
-        block_ipv6: false,
-        pull: true,
-        route_nopull: false,
-        pull_filters: Vec::new(),
-        protected: Vec::new(),
-        ping: None,
-        ping_restart: None,
-        ping_exit: None,
-        inactive: None,
-        session_timeout: None,
-        reneg_interval: Duration::ZERO,
-        reneg_bytes: None,
-        reneg_packets: None,
-        tran_window: secs(3600),
-        hand_window: secs(60),
-        tls_timeout: secs(2),
-        replay_window: 64,
-        retry: Retry { pause: secs(1), max_pause: secs(300), rounds: None },
-        peer_info: Vec::new(),
-        push_peer_info: false,
-        sso: vec!["webauth", "openurl", "crtext"],
-        wide_strings: false,
-        auth_nocache: false,
-        clock: Clock { instant: Instant::now(), unix: Duration::from_secs(UNIX) },
-    };
+    let host = HostPort { host: SERVER.to_owned(), port: PORT };
+    let trust = Trust { fingerprints: vec![fingerprint], ..Trust::default() };
+    let clock = Clock { instant: Instant::now(), unix: Duration::from_secs(UNIX) };
+    let mut client = Config::new(Remote::new(host, Transport::Udp, wrap), trust, clock);
+    client.data_ciphers.push(Cipher::Aes256Cbc);
+    client.auth = Some(Algorithm::Sha256);
+    client.reneg_interval = Duration::ZERO;
+    client.sso = vec!["webauth", "openurl", "crtext"];
     (client, server)
 }
 

@@ -248,8 +248,7 @@ fn epochs_that_change_under_traffic_lose_no_packet() {
         let (client, mut server) = configs(Kind::Crypt);
         (server.export_keys, server.epoch) = (true, true);
         // Packets of the epoch before arrive behind the first of the next one.
-        let mut link = Link::default();
-        link.jitter = millis(15);
+        let link = Link { jitter: millis(15), ..Link::default() };
         let mut lab = Lab::on(seed, (client, server), &link, &link);
         assert!(lab.up_within(secs(3)), "{:?}", lab.said());
         lab.passes_after(secs(1));

@@ -8,10 +8,9 @@ use adit_openvpn::message::{Message, Splitter};
 use adit_openvpn::wire::{Control, First, Framer, Opcode};
 use adit_openvpn::wrap::{Side, Wrapper, split_wrapped_key, wrapped_key_is_whole};
 use adit_openvpn::{
-    Algorithm, Cipher, Clock, Compression, Config, Direction, MssFix, OpenVpn, Remote, Retry, StaticKey,
-    TlsConfig, TlsVersion, Transport, Trust, Wrap,
+    Algorithm, Cipher, Clock, Config, Direction, OpenVpn, Remote, StaticKey, Transport, Trust, Wrap,
 };
-use adit_tunnel::{DnsConfig, Event, HostPort, LinkId, NetInput, Outbox, Tunnel};
+use adit_tunnel::{Event, HostPort, LinkId, NetInput, Outbox, Tunnel};
 
 use super::pieces;
 
@@ -145,66 +144,13 @@ pub fn openvpn_client(bytes: &[u8]) {
 }
 
 fn config(now: Instant) -> Config {
-    let second = Duration::from_secs(1);
-    Config {
-        remotes: vec![Remote {
-            host: HostPort { host: "192.0.2.1".into(), port: 1194 },
-            random_hostname: false,
-            transport: Transport::Udp,
-            family: None,
-            local_port: None,
-            via: None,
-            connect_timeout: 10 * second,
-            wrap: Wrap::None,
-            mssfix: MssFix::Default,
-            fragment: None,
-            exit_notify: 1,
-        }],
-        remote_random: false,
-        race: None,
-        float: false,
-        tls: TlsConfig {
-            trust: Trust { fingerprints: vec![[7; 32]], ..Trust::default() },
-            identity: None,
-            min: TlsVersion::V12,
-            max: TlsVersion::V13,
-            suites_12: Vec::new(),
-            suites_13: Vec::new(),
-            groups: Vec::new(),
-        },
-        credentials: None,
-        static_challenge: None,
-        data_ciphers: vec![Cipher::Aes256Gcm],
-        fallback_cipher: None,
-        auth: None,
-        compression: Compression::None,
-        tun_mtu: 1500,
-        addresses: Vec::new(),
-        routes: Vec::new(),
-        dns: DnsConfig::default(),
-        block_ipv6: false,
-        pull: true,
-        route_nopull: false,
-        pull_filters: Vec::new(),
-        protected: Vec::new(),
-        ping: None,
-        ping_restart: None,
-        ping_exit: None,
-        inactive: None,
-        session_timeout: None,
-        reneg_interval: 3600 * second,
-        reneg_bytes: None,
-        reneg_packets: None,
-        tran_window: 3600 * second,
-        hand_window: 60 * second,
-        tls_timeout: 2 * second,
-        replay_window: 64,
-        retry: Retry { pause: second, max_pause: 300 * second, rounds: None },
-        peer_info: Vec::new(),
-        push_peer_info: false,
-        sso: Vec::new(),
-        wide_strings: false,
-        auth_nocache: false,
-        clock: Clock { instant: now, unix: Duration::from_secs(1_795_000_000) },
-    }
+    let host = HostPort { host: "192.0.2.1".into(), port: 1194 };
+    let remote = Remote {
+        connect_timeout: Duration::from_secs(10),
+        exit_notify: 1,
+        ..Remote::new(host, Transport::Udp, Wrap::None)
+    };
+    let trust = Trust { fingerprints: vec![[7; 32]], ..Trust::default() };
+    let clock = Clock { instant: now, unix: Duration::from_secs(1_795_000_000) };
+    Config { data_ciphers: vec![Cipher::Aes256Gcm], auth: None, ..Config::new(remote, trust, clock) }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use adit_path::{BoxFuture, Destination, Network, Pong, Query};
+use adit_path::{BoxFuture, Destination, Network, Query};
 use adit_verify::{DialFailure, Dialed, Dialer, NetworkDialer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -216,27 +216,8 @@ impl Dialer for FrontDialer {
         Box::pin(self.dial_by_front(host, port, limit))
     }
 
-    fn exchange(
-        &self,
-        host: Destination,
-        port: u16,
-        payload: Vec<u8>,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>> {
-        self.base.exchange(host, port, payload, limit)
-    }
-
-    fn ping(
-        &self,
-        host: Destination,
-        size: u16,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Pong, DialFailure>> {
-        self.base.ping(host, size, limit)
-    }
-
-    fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>> {
-        self.base.command(command, limit)
+    fn beneath(&self) -> Option<&dyn Dialer> {
+        Some(&*self.base)
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_path::{BoxFuture, ConnectFailure, Destination, Network, Pong, Query, ResolveFailure};
+use adit_path::{BoxFuture, ConnectFailure, Destination, Network, Query, ResolveFailure};
 use adit_verify::{DialFailure, Dialed, Dialer, NetworkDialer};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
@@ -103,23 +103,8 @@ impl Dialer for KernelDialer {
         Box::pin(self.dial_by_name(host, port, limit))
     }
 
-    fn exchange(
-        &self,
-        host: Destination,
-        port: u16,
-        payload: Vec<u8>,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>> {
-        self.inside.exchange(host, port, payload, limit)
-    }
-
-    fn ping(
-        &self,
-        host: Destination,
-        size: u16,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Pong, DialFailure>> {
-        self.inside.ping(host, size, limit)
+    fn beneath(&self) -> Option<&dyn Dialer> {
+        Some(&self.inside)
     }
 
     fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>> {

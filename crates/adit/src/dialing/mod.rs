@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_intercept::{Exit, LaunchFailure, Launcher, Options, Program, Running};
-use adit_path::{BoxFuture, ConnectFailure, Destination, Network, Pong};
+use adit_path::{BoxFuture, ConnectFailure, Destination, Network};
 use adit_verify::{DialFailure, Dialed, Dialer, NetworkDialer};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
@@ -150,24 +150,9 @@ impl Dialer for ExecDialer {
         Box::pin(self.dial_in_child(host, port, limit))
     }
 
-    /// Datagrams are exchanged by the network itself: programs' UDP takes the same way from the relay on.
-    fn exchange(
-        &self,
-        host: Destination,
-        port: u16,
-        payload: Vec<u8>,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>> {
-        self.inside.exchange(host, port, payload, limit)
-    }
-
-    fn ping(
-        &self,
-        host: Destination,
-        size: u16,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Pong, DialFailure>> {
-        self.inside.ping(host, size, limit)
+    /// Datagrams and echoes are the network's own: a program's UDP takes the same way from the relay on.
+    fn beneath(&self) -> Option<&dyn Dialer> {
+        Some(&self.inside)
     }
 
     fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>> {
