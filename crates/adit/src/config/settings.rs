@@ -128,20 +128,26 @@ pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> 
     // Profiles come in more encodings than the other files.
     let profile = ovpn::text(opened.content.expose()).filter(|text| Dialect::of(text) == Dialect::OpenVpn);
     let utf8 = profile.as_deref().map(String::as_str).or(std::str::from_utf8(opened.content.expose()).ok());
-    let Some(text) = utf8 else {
-        // The wg-quick parser knows how to say where.
-        let problems = WgQuick::parse_bytes(opened.content.expose(), &Supplied::default()).err();
-        let first = problems.and_then(|problems| problems.0.into_iter().next());
-        let failure = first.map(|problem| failure::of_problem(problem, &name));
-        return Err(failure
-            .unwrap_or_else(|| failure::of("config.file", format!("{name} is not text")))
-            .into());
-    };
+    let Some(text) = utf8 else { return Err(not_text(opened.content.expose(), &file.value).into()) };
     let mut settings = load_text(text, file, overrides)?;
     if settings.config.value == settings.file.value {
         settings.opened = Some(opened);
     }
     Ok(settings)
+}
+
+/// The failure of a file that is no text, in the words of what its name promises.
+pub(super) fn not_text(bytes: &[u8], path: &Path) -> Failure {
+    let name = path.display().to_string();
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ovpn")) {
+        return failure::of("ovpn.config.parse", format!("{name} is not text"))
+            .with_fix(vec!["give the .ovpn file itself, not an archive or a picture of it".to_owned()]);
+    }
+    // The wg-quick parser knows how to say where.
+    let problems = WgQuick::parse_bytes(bytes, &Supplied::default()).err();
+    let first = problems.and_then(|problems| problems.0.into_iter().next());
+    let failure = first.map(|problem| failure::of_problem(problem, &name));
+    failure.unwrap_or_else(|| failure::of("config.file", format!("{name} is not text")))
 }
 
 /// Merges a configuration that has been read: the pure part of [`load`].
