@@ -124,7 +124,6 @@ pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> 
         };
         failure::of_problem(problem, &file.value.display().to_string())
     })?;
-    let name = file.value.display().to_string();
     // Profiles come in more encodings than the other files.
     let profile = ovpn::text(opened.content.expose()).filter(|text| Dialect::of(text) == Dialect::OpenVpn);
     let utf8 = profile.as_deref().map(String::as_str).or(std::str::from_utf8(opened.content.expose()).ok());

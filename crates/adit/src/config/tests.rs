@@ -260,7 +260,7 @@ fn a_flag_that_is_no_target_is_refused_with_every_command() {
 #[test]
 fn a_file_that_is_no_text_is_told_in_the_words_of_what_its_name_promises() {
     for (name, class) in [("corp.ovpn", "ovpn.config.parse"), ("lab.conf", "wg.config.parse")] {
-        let failure = super::settings::not_text(b"\xff\xfe\x00binary", std::path::Path::new(name));
+        let failure = settings::not_text(b"\xff\xfe\x00binary", std::path::Path::new(name));
         assert_eq!(failure.class, class);
         assert!(failure.summary.contains("text") && !failure.fix.is_empty(), "{failure:?}");
     }
