@@ -10,7 +10,7 @@ mod ways;
 
 use std::time::Duration;
 
-use crate::support::{Lab, Outcome, Server, run};
+use crate::support::{Lab, Outcome, Process, Server, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -28,6 +28,30 @@ const BOTH_WAYS: &str = r#"set -e
 
 /// Prints under which address the server saw it.
 const PEER: &str = "curl -sf --max-time 20 http://files.corp.internal/peer";
+
+/// Sends a mebibyte through the network and back until there is the file `$1`; at most a hundred times.
+const UNTIL_ENOUGH: &str = r#"set -e
+    head -c 1048576 /dev/urandom > up
+    for round in $(seq 100); do
+        if [ -e "$1" ]; then exit 0; fi
+        curl -sf --max-time 20 -H 'Expect:' --data-binary @up http://files.corp.internal/echo -o down
+        [ "$(sha256sum < up)" = "$(sha256sum < down)" ]
+    done
+    exit 3"#;
+
+/// Moves data both ways until the server has printed `text` so many times.
+fn reaches_until(lab: &mut Lab, server: &Server, times: usize, text: &str) {
+    let profile = lab.ovpn(server);
+    let enough = lab.dir.path().join("enough");
+    let mut command = lab.adit(&["exec", "--config", &profile, "--timeout", "30s"]);
+    command.args(["--target", "http://files.corp.internal/healthz", "--", "sh", "-c", UNTIL_ENOUGH, "sh"]);
+    command.arg(&enough);
+    let mut client = Process::spawn("adit", command, &lab.dir.logs());
+    lab.openvpn().wait_for_times(times, text, LIMIT);
+    std::fs::write(&enough, "").unwrap();
+    let status = client.wait(LIMIT);
+    assert!(status.success(), "{status}: {}", client.printed());
+}
 
 /// Runs a script under `adit exec` as `nobody` through a server that runs, with more arguments for adit.
 fn exec(lab: &Lab, server: &Server, more: &[&str], script: &str) -> Outcome {

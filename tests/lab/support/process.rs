@@ -47,14 +47,19 @@ impl Process {
 
     /// Waits until the program has printed `text`.
     pub(crate) fn wait_for(&mut self, text: &str, limit: Duration) {
+        self.wait_for_times(1, text, limit);
+    }
+
+    /// Waits until the program has printed `text` so many times.
+    pub(crate) fn wait_for_times(&mut self, times: usize, text: &str, limit: Duration) {
         let deadline = Instant::now() + limit;
         let mut log = self.log.text.lock().unwrap();
-        while !log.0.contains(text) {
+        while log.0.matches(text).count() < times {
             let left = deadline.saturating_duration_since(Instant::now());
             let streams_ended = log.1 == 2;
             assert!(
                 !left.is_zero() && !streams_ended,
-                "{} did not print {text:?} within {limit:?}{}; it printed:\n{}",
+                "{} did not print {text:?} {times} times within {limit:?}{}; it printed:\n{}",
                 self.name,
                 if streams_ended { " and ended" } else { "" },
                 log.0,
