@@ -28,8 +28,8 @@ struct Task {
 const TASKS: &[Task] = &[
     Task {
         name: "setup",
-        arguments: "[--fuzz] [--tailnet]",
-        about: "install what the tests need: Debian packages, wireguard-go, Docker's seccomp profile; with --tailnet Headscale and Tailscale",
+        arguments: "[--fuzz]",
+        about: "install what the tests need: Debian packages, wireguard-go, Headscale, Tailscale, Docker's seccomp profile",
         run: setup::run,
     },
     Task {
