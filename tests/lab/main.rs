@@ -1,4 +1,4 @@
-//! The laboratory: network namespaces with a real server of WireGuard or OpenVPN, and behind it a LAN with PostgreSQL, files, an echo
+//! The laboratory: network namespaces with a real server of WireGuard or OpenVPN or a tailnet, and behind it a LAN with PostgreSQL, files, an echo
 //! and a DNS server. The release binary runs in it as a user would run it.
 //!
 //! ```text
@@ -8,6 +8,8 @@
 //!                           wireguard-go or openvpn
 //!                           10.66.0.1, fd66::1
 //! ```
+//!
+//! A tailnet has machines of its own around the server (`support/tailnet`).
 //!
 //! Each test builds a laboratory of its own, with unique names, and removes it; one that a killed run left behind is
 //! removed at the next start. A failing test prints the logs of all parties.
@@ -23,5 +25,6 @@ mod fronts;
 mod openvpn;
 mod reaches;
 mod sessions;
+mod tailscale;
 mod tun;
 mod up;

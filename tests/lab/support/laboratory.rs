@@ -1,4 +1,4 @@
-//! One laboratory: three namespaces, a server of WireGuard or OpenVPN, and the services behind it.
+//! One laboratory: three namespaces, a server of WireGuard or OpenVPN or a tailnet, and the services behind it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +15,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The server's port.
 pub(crate) const PORT: u16 = 51_820;
 
+/// What the public side's DNS server knows beside the server.
+const PUBLIC_HOSTS: &str = "192.0.2.80 www.example.test\n192.0.2.1 control.example.test\n\
+    192.0.2.4 derp1.example.test\n192.0.2.5 derp2.example.test\n";
+
 /// What a laboratory has beside the WireGuard server and the files.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -24,6 +28,8 @@ pub(crate) enum Part {
     Names,
     /// OpenVPN's servers instead of the one of WireGuard; [`Lab::start_openvpn`] starts them.
     OpenVpn,
+    /// A tailnet instead of a server: [`Tailnet`](super::Tailnet) makes it.
+    Tailnet,
 }
 
 /// A laboratory. Dropping it removes everything; while panicking it prints the logs of all parties first.
@@ -31,7 +37,7 @@ pub(crate) struct Lab {
     // Processes before namespaces before the directory: fields are dropped in this order.
     pub(crate) wireguard: Option<Process>,
     pub(crate) openvpn: Option<Process>,
-    processes: Vec<Process>,
+    pub(super) processes: Vec<Process>,
     pub(crate) names: Option<Process>,
     pub(crate) client: Namespace,
     pub(crate) server: Namespace,
@@ -59,7 +65,7 @@ impl Lab {
             adit_tests::skip(test, &why);
             return None;
         }
-        let openvpn = parts.contains(&Part::OpenVpn);
+        let wireguard = needs_wireguard(parts);
         let name = unique();
         let dir = Directory::create(&name);
         let client = Namespace::create(&name, "client");
@@ -77,9 +83,9 @@ impl Lab {
             dir,
             // An interface's name is also the name of wireguard-go's control socket, which all namespaces share.
             interface: name.replace("adit-", "aw").replace('-', "n"),
-            keys: if openvpn { Keys::default() } else { Keys::generate() },
+            keys: if wireguard { Keys::generate() } else { Keys::default() },
         };
-        if !openvpn {
+        if wireguard {
             lab.start_wireguard();
         }
         lab.start_public_names();
@@ -88,9 +94,16 @@ impl Lab {
             lab.start_names();
         }
         if parts.contains(&Part::Postgres) {
-            lab.start_postgres();
+            let clients = "host all all 10.66.0.0/24 trust\nhost all all fd66::/64 trust\n";
+            let postgres = start_postgres(&lab.dir, &lab.lan, "10.77.0.10,fd77::10", clients);
+            lab.processes.push(postgres);
         }
         Some(lab)
+    }
+
+    /// What the names of the laboratory's namespaces begin with.
+    pub(crate) fn name(&self) -> &str {
+        self.client.name().strip_suffix("-client").unwrap_or_default()
     }
 
     /// A correct wg-quick file for the client.
@@ -190,7 +203,7 @@ impl Lab {
     fn start_public_names(&mut self) {
         self.client.set_resolv_conf("nameserver 192.0.2.53\n");
         let hosts = self.dir.path().join("public-hosts");
-        fs::write(&hosts, "192.0.2.1 vpn.example.test\n192.0.2.80 www.example.test\n").unwrap();
+        fs::write(&hosts, format!("192.0.2.1 vpn.example.test\n{PUBLIC_HOSTS}")).unwrap();
         let mut command = dnsmasq(&self.server, &["192.0.2.53"]);
         command.arg(format!("--addn-hosts={}", hosts.display()));
         self.spawn("public-names", command).wait_for("started, version", LIMIT);
@@ -199,7 +212,7 @@ impl Lab {
     /// Moves the server's public name to another address.
     pub(crate) fn move_name(&self, address: &str) {
         let hosts = self.dir.path().join("public-hosts");
-        fs::write(&hosts, format!("{address} vpn.example.test\n192.0.2.80 www.example.test\n")).unwrap();
+        fs::write(&hosts, format!("{address} vpn.example.test\n{PUBLIC_HOSTS}")).unwrap();
         let names = self.processes.iter().find(|process| process.log_path().ends_with("public-names.log"));
         names.expect("started with the laboratory").signal(rustix::process::Signal::HUP);
     }
@@ -231,39 +244,6 @@ impl Lab {
         }
         // The public side: what goes there must not go through the tunnel.
         services::serve_http(&self.server, "192.0.2.80:80".parse().unwrap());
-    }
-
-    fn start_postgres(&mut self) {
-        let bin = postgres_bin().expect("checked before the laboratory was built");
-        let data = self.dir.path().join("postgres");
-        fs::create_dir(&data).unwrap();
-        run(Command::new("chown").arg("postgres:").arg(&data), LIMIT).expect(0);
-        let as_postgres = |namespace: &Namespace, program: &str| {
-            let mut command = namespace.command("setpriv");
-            command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
-            command.arg(bin.join(program)).env("LC_ALL", "C").current_dir("/");
-            command
-        };
-        let mut initdb = as_postgres(&self.lan, "initdb");
-        initdb
-            .args(["--username=postgres", "--auth=trust", "--no-sync", "--no-instructions", "-D"])
-            .arg(&data);
-        run(&mut initdb, Duration::from_secs(60)).expect(0);
-        let rules = "local all all trust\nhost all all 10.66.0.0/24 trust\nhost all all fd66::/64 trust\n";
-        fs::write(data.join("pg_hba.conf"), rules).unwrap();
-
-        let mut server = as_postgres(&self.lan, "postgres");
-        server.arg("-D").arg(&data).args(["-c", "listen_addresses=10.77.0.10,fd77::10", "-c", "fsync=off"]);
-        server.arg("-c").arg(format!("unix_socket_directories={}", data.display()));
-        self.spawn("postgres", server).wait_for("ready to accept connections", Duration::from_secs(60));
-        // psql's defaults for the user `nobody`: the role and the database of that name.
-        let setup = "create role nobody login; create database nobody owner nobody;\n\\connect nobody\n\
-                     create table orders (id int primary key, what text);\n\
-                     insert into orders values (1, 'lamp'), (2, 'rope'), (3, 'pick');\n\
-                     grant select on orders to public;\n";
-        let mut psql = as_postgres(&self.lan, "psql");
-        psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-h"]).arg(&data).args(["-U", "postgres"]);
-        run_with_input(&mut psql, setup.as_bytes(), LIMIT).expect(0);
     }
 
     /// Joins from the client's namespace with a second wireguard-go, as root with a TUN device: proof that the
@@ -407,6 +387,40 @@ fn dnsmasq(namespace: &Namespace, addresses: &[&str]) -> Command {
     command
 }
 
+/// Starts PostgreSQL in a namespace, with its socket and data in the laboratory's directory `postgres`. `listen` is its
+/// `listen_addresses`, and `clients` are lines of its `pg_hba.conf`.
+pub(super) fn start_postgres(dir: &Directory, namespace: &Namespace, listen: &str, clients: &str) -> Process {
+    let bin = postgres_bin().expect("checked before the laboratory was built");
+    let data = dir.path().join("postgres");
+    fs::create_dir(&data).unwrap();
+    run(Command::new("chown").arg("postgres:").arg(&data), LIMIT).expect(0);
+    let as_postgres = |program: &str| {
+        let mut command = namespace.command("setpriv");
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
+        command.arg(bin.join(program)).env("LC_ALL", "C").current_dir("/");
+        command
+    };
+    let mut initdb = as_postgres("initdb");
+    initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--no-instructions", "-D"]).arg(&data);
+    run(&mut initdb, Duration::from_secs(60)).expect(0);
+    fs::write(data.join("pg_hba.conf"), format!("local all all trust\n{clients}")).unwrap();
+
+    let mut server = as_postgres("postgres");
+    server.arg("-D").arg(&data).args(["-c", &format!("listen_addresses={listen}"), "-c", "fsync=off"]);
+    server.arg("-c").arg(format!("unix_socket_directories={}", data.display()));
+    let mut process = Process::spawn("postgres", server, &dir.logs());
+    process.wait_for("ready to accept connections", Duration::from_secs(60));
+    // psql's defaults for the user `nobody`: the role and the database of that name.
+    let setup = "create role nobody login; create database nobody owner nobody;\n\\connect nobody\n\
+                 create table orders (id int primary key, what text);\n\
+                 insert into orders values (1, 'lamp'), (2, 'rope'), (3, 'pick');\n\
+                 grant select on orders to public;\n";
+    let mut psql = as_postgres("psql");
+    psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-h"]).arg(&data).args(["-U", "postgres"]);
+    run_with_input(&mut psql, setup.as_bytes(), LIMIT).expect(0);
+    process
+}
+
 /// A peer that `cargo xtask setup` built.
 pub(crate) fn peer(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers").join(name)
@@ -424,6 +438,10 @@ pub(crate) fn postgres_bin() -> Option<PathBuf> {
     versions.pop()
 }
 
+fn needs_wireguard(parts: &[Part]) -> bool {
+    !parts.contains(&Part::OpenVpn) && !parts.contains(&Part::Tailnet)
+}
+
 /// Why this machine cannot build a laboratory, if it cannot.
 fn unavailable(parts: &[Part]) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
@@ -432,11 +450,18 @@ fn unavailable(parts: &[Part]) -> Option<String> {
     if !Path::new("/dev/net/tun").exists() {
         return Some("the server needs /dev/net/tun".into());
     }
-    let openvpn = parts.contains(&Part::OpenVpn);
-    if !openvpn && !peer("wireguard-go").is_file() {
-        return Some("wireguard-go is not built (cargo xtask setup)".into());
+    let tailnet = ["headscale", "derper", "tailscale", "tailscaled"];
+    let peers: &[&str] = if parts.contains(&Part::Tailnet) {
+        &tailnet
+    } else if needs_wireguard(parts) {
+        &["wireguard-go"]
+    } else {
+        &[]
+    };
+    if let Some(missing) = peers.iter().find(|name| !peer(name).is_file()) {
+        return Some(format!("{missing} is not built (cargo xtask setup)"));
     }
-    let server = if openvpn { "openvpn" } else { "wg" };
+    let server = if parts.contains(&Part::OpenVpn) { "openvpn" } else { "wg" };
     for program in ["ip", server, "nft", "dnsmasq", "faketime", "setpriv", "curl"] {
         if !in_path(program) {
             return Some(format!("{program} is not installed (cargo xtask setup)"));
