@@ -24,8 +24,10 @@ pub struct Config {
     pub local_addresses: Vec<IpAddr>,
     /// Prefixes of the machine's own networks: no route or resolver of the tailnet is accepted there.
     pub keep_out: Vec<Prefix>,
-    /// Whether subnet routes of peers are used.
-    pub accept_routes: bool,
+    /// Which subnet routes of peers are used.
+    pub accept_routes: AcceptRoutes,
+    /// Whether resolvers, search domains and records of the tailnet are used. Names of nodes are answered anyway.
+    pub accept_dns: bool,
     /// The exit node to use, by name, address or `StableID`.
     pub exit_node: Option<String>,
     /// Whether nobody may connect to us, whatever the packet filter says.
@@ -34,6 +36,29 @@ pub struct Config {
     pub proxy: Option<Proxy>,
     /// Whether DERP servers on loopback and private addresses are spoken to without TLS.
     pub plain_derp: bool,
+}
+
+/// Which subnet routes of peers are used. Addresses of the peers themselves always are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AcceptRoutes {
+    /// None.
+    None,
+    /// All that are not refused for other reasons.
+    #[default]
+    All,
+    /// Those inside these prefixes.
+    Within(Vec<Prefix>),
+}
+
+impl AcceptRoutes {
+    /// Whether a subnet route is used.
+    pub(crate) fn takes(&self, prefix: &Prefix) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Within(wanted) => wanted.iter().any(|wanted| wanted.covers(prefix)),
+        }
+    }
 }
 
 /// An HTTP proxy that takes `CONNECT`.

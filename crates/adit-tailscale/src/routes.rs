@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use adit_tunnel::{DnsConfig, DnsRoute, NetConfig, Prefix, PrefixTable};
 
+use crate::AcceptRoutes;
 use crate::magicdns::{REVERSE, SERVICE_V4};
 use crate::netmap::{NodeId, Peer, Resolver, State};
 
@@ -16,7 +17,8 @@ const RANGES: [&str; 2] = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"];
 /// What the user wants of routes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policy {
-    pub(crate) accept_routes: bool,
+    pub(crate) accept_routes: AcceptRoutes,
+    pub(crate) accept_dns: bool,
     pub(crate) exit_node: Option<String>,
     pub(crate) keep_out: Vec<Prefix>,
 }
@@ -43,7 +45,7 @@ impl Policy {
         peer.allowed_ips.iter().map(Prefix::network).filter(move |prefix| match prefix {
             prefix if prefix.is_default() => exit,
             prefix if is_own(peer, prefix) => true,
-            prefix => self.accept_routes && self.refusal(prefix).is_none(),
+            prefix => self.accept_routes.takes(prefix) && self.refusal(prefix).is_none(),
         })
     }
 
@@ -68,7 +70,9 @@ impl Policy {
     pub(crate) fn refused<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = (Prefix, &'static str)> + 'a {
         let offered = peer.allowed_ips.iter().map(Prefix::network);
         offered
-            .filter(|prefix| !prefix.is_default() && !is_own(peer, prefix) && self.accept_routes)
+            .filter(|prefix| {
+                !prefix.is_default() && !is_own(peer, prefix) && self.accept_routes.takes(prefix)
+            })
             .filter_map(|prefix| Some((prefix, self.refusal(&prefix)?)))
     }
 }
@@ -156,16 +160,24 @@ fn dns(state: &State, policy: &Policy, routes: &[Prefix]) -> DnsConfig {
     for suffix in REVERSE {
         add(suffix, service());
     }
+    if !policy.accept_dns {
+        let search = state.suffix().map(str::to_owned).into_iter().collect();
+        return DnsConfig { servers: Vec::new(), search, routes: list };
+    }
     for route in &state.dns.routes {
         if route.resolvers.is_empty() {
             add(&route.suffix, service());
             continue;
         }
         let servers = inside(&route.resolvers);
-        // A public resolver for some names is no secret of the tailnet: the machine's own answers the same.
         if !servers.is_empty() {
             add(&route.suffix, servers);
+        } else if route.resolvers.iter().all(is_private) {
+            // No route leads there. The names are private all the same: our own service refuses to answer them, where
+            // the machine's resolver would hear of them.
+            add(&route.suffix, service());
         }
+        // A public resolver for some names is no secret of the tailnet: the machine's own answers the same.
     }
     for record in &state.dns.records {
         let covered = state.suffix().is_some_and(|suffix| adit_tunnel::is_under(&record.name, suffix));
@@ -180,6 +192,23 @@ fn dns(state: &State, policy: &Policy, routes: &[Prefix]) -> DnsConfig {
         search.insert(0, suffix.to_owned());
     }
     DnsConfig { servers: inside(&state.dns.resolvers), search, routes: list }
+}
+
+/// Whether a resolver is in a network that the public one does not know.
+fn is_private(resolver: &Resolver) -> bool {
+    match resolver {
+        Resolver::Plain(address) => match address.ip() {
+            IpAddr::V4(ip) => {
+                ip.is_private() || ip.is_loopback() || ip.is_link_local() || is_tailnet(address.ip())
+            }
+            IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
+        },
+        Resolver::Other(_) => false,
+    }
+}
+
+fn is_tailnet(ip: IpAddr) -> bool {
+    ranges().any(|range| range.contains(ip))
 }
 
 #[cfg(test)]
@@ -231,7 +260,12 @@ mod tests {
     }
 
     fn policy() -> Policy {
-        Policy { accept_routes: true, exit_node: None, keep_out: prefixes(&["172.17.0.0/16"]) }
+        Policy {
+            accept_routes: AcceptRoutes::All,
+            accept_dns: true,
+            exit_node: None,
+            keep_out: prefixes(&["172.17.0.0/16"]),
+        }
     }
 
     #[test]
@@ -249,7 +283,7 @@ mod tests {
         let refused: Vec<_> =
             state.peers.values().flat_map(|peer| policy.refused(peer)).map(|(p, _)| p).collect();
         assert_eq!(refused, prefixes(&["127.0.0.0/8", "172.17.0.0/16"]));
-        policy.accept_routes = false;
+        policy.accept_routes = AcceptRoutes::None;
         assert_eq!(lookup(&policy, "10.20.9.9"), None);
         assert_eq!(lookup(&policy, "100.64.0.2"), Some(2));
         for exit in ["exit", "EXIT.tail.example.", "100.64.0.3", "n3"] {
@@ -275,6 +309,36 @@ mod tests {
         assert_eq!(server("db.internal"), service);
         assert_eq!(server("corp.example"), Some("10.20.0.53".to_owned()));
         assert_eq!(server("public.example"), None);
+    }
+
+    #[test]
+    fn names_whose_resolver_no_route_leads_to_stay_inside() {
+        let policy = Policy { accept_routes: AcceptRoutes::None, ..policy() };
+        let config = net_config(&state(), &policy);
+        let rule = |suffix: &str| config.dns.routes.iter().find(|rule| rule.suffix == suffix);
+        assert_eq!(rule("corp.example").unwrap().servers, [IpAddr::from(SERVICE_V4)]);
+        assert!(rule("public.example").is_none());
+    }
+
+    #[test]
+    fn of_a_tailnets_dns_only_the_names_of_nodes_may_be_wanted() {
+        let config = net_config(&state(), &Policy { accept_dns: false, ..policy() });
+        let suffixes: Vec<&str> = config.dns.routes.iter().map(|rule| rule.suffix.as_str()).collect();
+        assert_eq!(
+            (config.dns.servers.len(), suffixes),
+            (0, ["tail.example"].into_iter().chain(REVERSE).collect())
+        );
+        assert_eq!(config.dns.search, ["tail.example"]);
+    }
+
+    #[test]
+    fn routes_outside_the_wanted_ones_are_not_used() {
+        let within =
+            |text: &str| Policy { accept_routes: AcceptRoutes::Within(prefixes(&[text])), ..policy() };
+        let routes = |policy: &Policy| net_config(&state(), policy).routes;
+        let route: Prefix = "10.20.0.0/16".parse().unwrap();
+        assert!(routes(&within("10.0.0.0/8")).contains(&route));
+        assert!(!routes(&within("10.20.0.0/17")).contains(&route));
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Tailscale {
             our_disco,
             policy: Policy {
                 accept_routes: config.accept_routes,
+                accept_dns: config.accept_dns,
                 exit_node: config.exit_node,
                 keep_out: config.keep_out,
             },
