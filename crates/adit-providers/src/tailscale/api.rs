@@ -17,9 +17,12 @@ use super::url::ControlUrl;
 use crate::{Problem, Secret};
 
 /// The API of Tailscale.
-const API: &str = "https://api.tailscale.com";
+pub const API: &str = "https://api.tailscale.com";
 /// For one request.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Where GitHub Actions gives identity tokens, and what it wants to see.
+const GITHUB_URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
+const GITHUB_TOKEN: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
 /// A key is used at once.
 const KEY_LIFETIME: u32 = 600;
 
@@ -30,6 +33,8 @@ enum Proof {
     Client(Secret),
     /// The identity token of this job, for a federated identity.
     Token { client: String, token: Secret },
+    /// GitHub Actions gives a token for this audience when it is asked.
+    Github { client: String, audience: String, server: ControlUrl, path: String, bearer: Secret },
 }
 
 /// Makes auth keys.
@@ -84,6 +89,38 @@ impl KeyMaker {
     /// From the identity token that the platform gave to this job, for the federated identity `client`.
     pub fn federated(client: String, token: Secret, base: ControlUrl) -> Self {
         Self { proof: Proof::Token { client, token }, base, ephemeral: true, preauthorized: false }
+    }
+
+    /// From the identity token that GitHub Actions gives to a job with `permissions: id-token: write`, for the
+    /// federated identity `client`. `variable` reads the job's environment.
+    ///
+    /// # Errors
+    ///
+    /// The job has no such permission, or none of GitHub Actions (`ts.wif.rejected`).
+    pub fn github(
+        client: String,
+        audience: String,
+        base: ControlUrl,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problem> {
+        let missing = |name: &str| {
+            Problem::new("ts.wif.rejected", "this job cannot have an identity token of GitHub Actions")
+                .seen(format!("{name} is missing or no URL"))
+                .fix("give the job `permissions: id-token: write`")
+                .fix("elsewhere, give the token itself: auth.id_token = \"file:PATH\"")
+        };
+        let url = variable(GITHUB_URL).ok_or_else(|| missing(GITHUB_URL))?;
+        let (server, path) = split(&url).ok_or_else(|| missing(GITHUB_URL))?;
+        let bearer = variable(GITHUB_TOKEN).filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
+        let bearer = Secret::new(bearer.ok_or_else(|| missing(GITHUB_TOKEN))?.into_bytes());
+        let proof = Proof::Github { client, audience, server, path, bearer };
+        Ok(Self { proof, base, ephemeral: true, preauthorized: false })
+    }
+
+    /// The same, asking another API.
+    #[must_use]
+    pub fn at(self, base: ControlUrl) -> Self {
+        Self { base, ..self }
     }
 
     /// Makes an auth key for one node with these tags. `reach` is the way out; its control server is not asked.
@@ -141,14 +178,11 @@ impl KeyMaker {
                     format!("grant_type=client_credentials&client_id=adit&client_secret={}", encoded(secret));
                 ("/api/v2/oauth/token", form)
             }
-            Proof::Token { client, token } => {
-                let token = token.expose_text().ok_or_else(unusable)?;
-                let form = format!(
-                    "grant_type=authorization_code&code=&client_id={}&jwt={}",
-                    encoded(client),
-                    encoded(token)
-                );
-                ("/api/v2/oauth/token-exchange", form)
+            Proof::Token { client, token } => exchange(client, token.expose_text().ok_or_else(unusable)?),
+            Proof::Github { client, audience, server, path, bearer } => {
+                let bearer = bearer.expose_text().ok_or_else(unusable)?;
+                let token = self.github_token(reach, server, path, audience, bearer).await?;
+                exchange(client, &token)
             }
         };
         let form = Zeroizing::new(form);
@@ -164,7 +198,7 @@ impl KeyMaker {
     fn class(&self) -> &'static str {
         match self.proof {
             Proof::Client(_) => "ts.oauth.bad",
-            Proof::Token { .. } => "ts.wif.rejected",
+            Proof::Token { .. } | Proof::Github { .. } => "ts.wif.rejected",
         }
     }
 
@@ -195,23 +229,68 @@ impl KeyMaker {
         }
         request.push_str("\r\n");
         request.push_str(body);
+        self.asked(reach, &self.base, &request).await
+    }
+
+    /// The identity token of this job.
+    async fn github_token(
+        &self,
+        reach: &Reach,
+        server: &ControlUrl,
+        path: &str,
+        audience: &str,
+        bearer: &str,
+    ) -> Result<Zeroizing<String>, ControlError> {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let request = Zeroizing::new(format!(
+            "GET {path}{joint}audience={} HTTP/1.1\r\nHost: {}\r\nUser-Agent: adit\r\nAccept: application/json\r\nConnection: close\r\nAuthorization: Bearer {bearer}\r\n\r\n",
+            encoded(audience),
+            server.authority()
+        ));
+        let answer = self.asked(reach, server, &request).await?;
+        let given: Option<Given> =
+            (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten();
+        given.map(|given| Zeroizing::new(given.value)).ok_or_else(|| {
+            ControlError::never(self.class(), format!("{server} gives no identity token"))
+                .seen(format!("it answered with status {}", answer.status))
+                .seen(answer.words())
+        })
+    }
+
+    async fn asked(&self, reach: &Reach, server: &ControlUrl, request: &str) -> Result<Answer, ControlError> {
         let exchange = async {
-            let mut stream = dial(&self.base, &reach.proxies, &reach.tls).await?;
+            let mut stream = dial(server, &reach.proxies, &reach.tls).await?;
             let answered = async {
-                let (head, rest) = http1::exchange(&mut stream, &request).await?;
+                let (head, rest) = http1::exchange(&mut stream, request).await?;
                 let body = http1::body(&mut stream, &head, rest).await?;
                 Ok::<_, std::io::Error>(Answer { status: head.status, body })
             };
-            answered.await.map_err(|error| self.silent(&error))
+            answered.await.map_err(|error| silent(server, &error))
         };
-        let late = |_| Err(self.silent(&std::io::ErrorKind::TimedOut.into()));
+        let late = |_| Err(silent(server, &std::io::ErrorKind::TimedOut.into()));
         timeout(TIMEOUT, exchange).await.unwrap_or_else(late)
     }
+}
 
-    fn silent(&self, error: &std::io::Error) -> ControlError {
-        ControlError::later("ts.control.tcp", format!("{} does not answer", self.base))
-            .seen(error.to_string())
-    }
+fn silent(server: &ControlUrl, error: &std::io::Error) -> ControlError {
+    ControlError::later("ts.control.tcp", format!("{server} does not answer")).seen(error.to_string())
+}
+
+/// The request that changes an identity token into access.
+fn exchange(client: &str, token: &str) -> (&'static str, String) {
+    let (client, token) = (encoded(client), encoded(token));
+    let form = format!("grant_type=authorization_code&code=&client_id={client}&jwt={token}");
+    ("/api/v2/oauth/token-exchange", form)
+}
+
+/// A URL as its server and the rest.
+fn split(url: &str) -> Option<(ControlUrl, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let at = rest.find(['/', '?'])?;
+    let (host, path) = rest.split_at_checked(at)?;
+    let server = ControlUrl::parse(&format!("{scheme}://{host}")).ok()?;
+    let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
+    path.bytes().all(|byte| byte.is_ascii_graphic()).then_some((server, path))
 }
 
 /// An answer of the API; it may hold a secret, and is cleared.
@@ -247,6 +326,11 @@ impl Answer {
     fn says(&self, word: &str) -> bool {
         self.words().to_ascii_lowercase().contains(word)
     }
+}
+
+#[derive(Deserialize)]
+struct Given {
+    value: String,
 }
 
 #[derive(Deserialize)]
@@ -315,7 +399,8 @@ mod tests {
                         let length = text
                             .split("Content-Length: ")
                             .nth(1)
-                            .and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+                            .and_then(|rest| rest.split("\r\n").next()?.parse().ok())
+                            .or_else(|| text.starts_with("GET ").then_some(0));
                         let whole = text
                             .split_once("\r\n\r\n")
                             .zip(length)
@@ -383,6 +468,33 @@ mod tests {
         let error = error.unwrap_err();
         assert_eq!(error.class(), "ts.wif.rejected");
         assert!(error.to_string().contains("audience mismatch"));
+    }
+
+    #[test]
+    fn github_actions_is_asked_for_the_token_of_the_job() {
+        let maker = |base: ControlUrl| {
+            let url = format!("{base}/token?api-version=2.0");
+            KeyMaker::github("client-1".to_owned(), "api.example/x".to_owned(), base, |name| {
+                Some(if name == GITHUB_URL { url.clone() } else { "job-canary".to_owned() })
+            })
+            .unwrap()
+        };
+        let answers = vec![
+            (200, r#"{"value":"ey.j"}"#),
+            (200, r#"{"access_token":"at"}"#),
+            (200, r#"{"key":"tskey-auth-made"}"#),
+        ];
+        let (key, requests) = against(answers, maker, &["tag:ci"]);
+        assert_eq!(key.unwrap().expose_text(), Some("tskey-auth-made"));
+        assert!(requests[0].starts_with("GET /token?api-version=2.0&audience=api.example%2Fx HTTP/1.1\r\n"));
+        assert!(requests[0].contains("Authorization: Bearer job-canary\r\n"));
+        assert!(requests[1].ends_with("client_id=client-1&jwt=ey.j"));
+        let (error, _) = against(vec![(403, r#"{"message":"no permission"}"#)], maker, &["tag:ci"]);
+        let error = error.unwrap_err();
+        assert_eq!(error.class(), "ts.wif.rejected");
+        assert!(!error.to_string().contains("canary"));
+        let missing = KeyMaker::github(String::new(), String::new(), ControlUrl::default(), |_| None);
+        assert!(missing.unwrap_err().evidence[0].contains(GITHUB_URL));
     }
 
     #[test]

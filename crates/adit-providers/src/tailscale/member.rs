@@ -96,7 +96,7 @@ pub struct Member {
     control: Option<Arc<Control>>,
     /// Whether the server has accepted our node key.
     joined: bool,
-    /// Whether it has ever accepted one: then there is something to leave.
+    /// Whether it may have accepted one: then there is something to leave.
     known: bool,
     /// Whether the node key must be replaced.
     expired: bool,
@@ -145,19 +145,17 @@ impl Member {
             error = self.stay() => Some(error),
             () = stop => None,
         };
+        // Whoever waits for us hears it before we leave.
+        if let Some(error) = &failed {
+            self.tell(adit_tailscale::Control::Failed(error.fault()));
+        }
         if self.known && self.ephemeral {
             let left = timeout(LEAVE, self.leave()).await;
             if !matches!(left, Ok(Ok(()))) {
                 tracing::warn!(?left, "the node could not be removed; the control server removes it later");
             }
         }
-        match failed {
-            Some(error) => {
-                self.tell(adit_tailscale::Control::Failed(error.fault()));
-                Err(error)
-            }
-            None => Ok(()),
-        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Returns only what cannot be repaired by trying again.
@@ -230,14 +228,21 @@ impl Member {
                 ephemeral: self.ephemeral,
                 hostinfo: &self.hostinfo,
             };
-            match control.register(&registration).await? {
+            // The answer may not find us here any more.
+            let known = std::mem::replace(&mut self.known, true);
+            let registered = control.register(&registration).await.inspect_err(|error| {
+                if error.retry == Retry::Never {
+                    self.known = known;
+                }
+            });
+            match registered? {
                 Registered::Done { authorized, login } => {
                     if let Some(secret) = renewed {
                         self.identity.keys.node = secret.clone();
                         self.send(Output::Command(Command::NodeKey(secret)));
                     }
                     tracing::debug!(authorized, "registered");
-                    (self.joined, self.known, self.expired, self.page) = (true, true, false, None);
+                    (self.joined, self.expired, self.page) = (true, false, None);
                     self.send(Output::Notice(Notice::Joined { login }));
                     return Ok(());
                 }

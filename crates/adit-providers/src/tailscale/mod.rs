@@ -22,7 +22,7 @@ mod tls;
 mod url;
 mod wire;
 
-pub use api::KeyMaker;
+pub use api::{API, KeyMaker};
 pub use control::{
     CAPABILITY_VERSION, Connector, Control, MapStream, Packing, Reach, Registered, Registration,
 };
