@@ -129,6 +129,13 @@ impl<T: Tunnel> Engine<T> {
         Ok(())
     }
 
+    /// Like [`command`](Self::command), waiting for room. False if the engine was shut down.
+    pub async fn deliver(&self, command: T::Command) -> bool {
+        let delivered = self.commands.send(command).await.is_ok();
+        self.mailbox.bell.ring();
+        delivered
+    }
+
     /// Ends in order: resets flows, sends what that makes, closes sockets, answers whoever waits with `Closed`,
     /// and joins the thread. Further calls do nothing.
     pub fn shutdown(&self) {

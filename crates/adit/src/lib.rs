@@ -35,6 +35,7 @@ mod network;
 pub mod output;
 pub mod profile;
 pub mod session;
+pub mod tailnet;
 #[cfg(feature = "cli")]
 mod verification;
 mod wanted;

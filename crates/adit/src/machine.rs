@@ -1,7 +1,7 @@
 //! What this machine knows of its own networks.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use adit_tunnel::Prefix;
 
@@ -29,6 +29,40 @@ fn parse_resolvers(text: &str) -> Vec<Prefix> {
     text.lines().filter_map(server).collect()
 }
 
+/// The addresses of this machine, without loopback and link-local ones. Where the kernel's tables cannot be read, those
+/// that packets to the outside would have.
+pub(crate) fn addresses() -> Vec<IpAddr> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let mut addresses = parse_local(&read("/proc/net/fib_trie"));
+    if addresses.is_empty() {
+        // Connecting a UDP socket chooses the source address and sends nothing.
+        let chosen = |own: &str, outside: &str| {
+            let socket = UdpSocket::bind((own, 0)).ok()?;
+            socket.connect((outside, 9)).ok()?;
+            socket.local_addr().ok().map(|address| address.ip())
+        };
+        addresses.extend(chosen("0.0.0.0", "192.0.2.1").filter(|ip| !ip.is_loopback()));
+    }
+    addresses.extend(parse_addresses_alone(&read("/proc/net/if_inet6")));
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// The addresses of this machine in the kernel's IPv4 trie, proc(5) `/proc/net/fib_trie`: `/32 host LOCAL` below them.
+fn parse_local(trie: &str) -> Vec<IpAddr> {
+    let mut last = None;
+    let mut found = Vec::new();
+    for line in trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address.parse::<Ipv4Addr>().ok();
+        } else if line == "/32 host LOCAL" {
+            found.extend(last.filter(|ip| !ip.is_loopback() && !ip.is_link_local()).map(IpAddr::V4));
+        }
+    }
+    found
+}
+
 /// Whether this network namespace has an interface of that name.
 #[cfg(feature = "cli")]
 pub(crate) fn has_interface(name: &str) -> bool {
@@ -49,6 +83,16 @@ fn parse_routes(table: &str) -> Vec<Prefix> {
         attached.then(|| Prefix::new(IpAddr::V4(to), length)).flatten()
     };
     table.lines().skip(1).filter_map(network).collect()
+}
+
+/// The IPv6 addresses in `/proc/net/if_inet6` without loopback and link-local ones.
+fn parse_addresses_alone(table: &str) -> Vec<IpAddr> {
+    let address = |line: &str| {
+        let digits = line.split_whitespace().next()?;
+        let address = Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?);
+        (!address.is_loopback() && !address.is_unicast_link_local()).then_some(IpAddr::V6(address))
+    };
+    table.lines().filter_map(address).collect()
 }
 
 /// The networks of the IPv6 addresses in `/proc/net/if_inet6`: address, index, prefix length, scope, flags, name.
@@ -84,6 +128,15 @@ mod tests {
              fe80000000000000000000000000000a 02 40 20 80     eth0\n\
              fd00001700000000000000000000000a 02 40 00 80     eth0\nx\n";
         assert_eq!(parse_addresses(addresses), ["fd00:17::/64".parse().unwrap()]);
+        assert_eq!(parse_addresses_alone(addresses), ["fd00:17::a".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn own_addresses_are_read_from_the_kernels_trie_once_a_table() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n\
+             +-- 172.17.0.0/16 2 0 2\n        |-- 172.17.0.0\n           /16 link UNICAST\n\
+             |-- 172.17.0.2\n           /32 host LOCAL\n        |-- 127.0.0.1\n           /32 host LOCAL\n";
+        assert_eq!(parse_local(trie), [IpAddr::from([172, 17, 0, 2])]);
     }
 
     fn hex(address: [u8; 4]) -> String {

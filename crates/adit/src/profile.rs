@@ -107,6 +107,7 @@ impl Profile {
                 let OpenVpnProfile { config, answers, .. } = *file;
                 TunnelConfig::OpenVpn(Box::new(OpenVpnConfig { client: config, answers: Arc::new(answers) }))
             }
+            ProviderFile::Tailscale(config) => TunnelConfig::Tailscale(config),
         };
         Ok(Self {
             name: settings.profile.value.clone(),

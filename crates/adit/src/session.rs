@@ -14,6 +14,7 @@ use adit_wireguard::{ClockCheck, WireGuard};
 
 use crate::config::Provider;
 use crate::failure::Words;
+use crate::tailnet::{ControlSide, TailnetConfig};
 use crate::{Failure, failure, machine};
 
 /// Seconds from 1970 to 2026-11-01: no clock that is right shows an earlier time to this program.
@@ -26,6 +27,8 @@ pub enum TunnelConfig {
     WireGuard(adit_wireguard::Config),
     /// An OpenVPN client.
     OpenVpn(Box<OpenVpnConfig>),
+    /// A node of a tailnet.
+    Tailscale(Box<TailnetConfig>),
 }
 
 /// An OpenVPN client and who answers for it.
@@ -43,6 +46,7 @@ impl TunnelConfig {
         match self {
             Self::WireGuard(_) => Provider::WireGuard,
             Self::OpenVpn(_) => Provider::OpenVpn,
+            Self::Tailscale(_) => Provider::Tailscale,
         }
     }
 }
@@ -66,6 +70,8 @@ impl<T: Tunnel + 'static> Running for Engine<T> {
 
 /// How long one server of a profile may take to be tried.
 const CALL: Duration = Duration::from_secs(10);
+/// How long a node may take from its start until packets pass.
+const JOIN: Duration = Duration::from_secs(30);
 /// How long the handshake may take, however many servers there are.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,6 +84,8 @@ pub struct Session {
     answered: bool,
     /// How long the handshake may take, where it is longer than usual.
     patience: Option<Duration>,
+    /// The control side, where it is another's business than the tunnel's.
+    control: Option<ControlSide>,
 }
 
 impl fmt::Debug for Session {
@@ -110,6 +118,7 @@ impl Session {
                 Self::of(tunnel, provider, Some(public_key), options)
             }
             TunnelConfig::OpenVpn(config) => Self::openvpn(*config, seed, options),
+            TunnelConfig::Tailscale(config) => Self::tailscale(*config, seed, options),
         }
     }
 
@@ -126,7 +135,29 @@ impl Session {
         if answered {
             answer(&engine, answers).map_err(|error| unstarted(&error))?;
         }
-        Ok(Self { engine, provider: Provider::OpenVpn, identity: None, answered, patience: Some(patience) })
+        Ok(Self {
+            engine,
+            provider: Provider::OpenVpn,
+            identity: None,
+            answered,
+            patience: Some(patience),
+            control: None,
+        })
+    }
+
+    fn tailscale(config: TailnetConfig, seed: u64, options: EngineOptions) -> Result<Self, Failure> {
+        let (node, beside) = config.split(seed)?;
+        let engine = Arc::new(Engine::start(node, options).map_err(|error| unstarted(&error))?);
+        let identity = Some(beside.node_key());
+        let control = beside.start(Arc::clone(&engine)).map_err(|error| unstarted(&error))?;
+        Ok(Self {
+            engine,
+            provider: Provider::Tailscale,
+            identity,
+            answered: true,
+            patience: Some(JOIN),
+            control: Some(control),
+        })
     }
 
     /// Runs a tunnel that has been made. `identity` is what the far end must know of us.
@@ -137,7 +168,14 @@ impl Session {
         options: EngineOptions,
     ) -> Result<Self, Failure> {
         let engine = Engine::start(tunnel, options).map_err(|error| unstarted(&error))?;
-        Ok(Self { engine: Arc::new(engine), provider, identity, answered: true, patience: None })
+        Ok(Self {
+            engine: Arc::new(engine),
+            provider,
+            identity,
+            answered: true,
+            patience: None,
+            control: None,
+        })
     }
 
     /// The network.
@@ -198,9 +236,19 @@ impl Session {
         self.identity.as_deref()
     }
 
-    /// Ends the tunnel in order.
+    /// Ends the tunnel in order. A node that is not to stay leaves its network first, which takes three seconds at most.
     pub fn shutdown(&self) {
+        let leaving = self.control.as_ref().map(ControlSide::leave);
         self.engine.shutdown();
+        if let Some(leaving) = leaving {
+            leaving.wait();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shutdown();
     }
 }
 

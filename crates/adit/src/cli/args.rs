@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use adit_providers::tailscale::ControlUrl;
 use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -21,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   adit exec --config lab.conf --target tcp://db.internal:5432,postgres -- psql -h db.internal
   adit up --config adit.toml --profile staging --detach
+  adit exec --auth-key file:key --target tcp://staging-db:5432,postgres -- psql -h staging-db
   adit config check lab.conf
 
 Every flag has an environment variable, ADIT_ and its name. Precedence: flag, environment, file, default.
@@ -155,15 +157,49 @@ pub struct ConnectArgs {
     /// OpenVPN: how long a server may stay silent before one over another transport is called as well; 0s tries them one after the other [default: 1500ms]
     #[arg(long, env = "ADIT_RACE", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
     pub race: Option<Duration>,
+    /// Tailscale: an auth key, or the secret of an OAuth client: file:PATH, fd:N, env:NAME, command:…, or - for stdin
+    ///
+    /// Without any configuration file it is all that a tailnet needs.
+    #[arg(long, env = "ADIT_AUTH_KEY", hide_env = true, value_name = "SOURCE")]
+    pub auth_key: Option<RawSource>,
+    /// Tailscale: the control server, like https://headscale.example.com [default: that of Tailscale]
+    #[arg(long, env = "ADIT_LOGIN_SERVER", hide_env = true, value_name = "URL", value_parser = control_url)]
+    pub login_server: Option<ControlUrl>,
+    /// Tailscale: the name to ask for; {run} stands for the run that this is part of [default: that of the machine]
+    #[arg(long, env = "ADIT_HOSTNAME", hide_env = true, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Tailscale: a tag to ask for; may be given several times
+    #[arg(long = "tag", env = "ADIT_TAG", hide_env = true, value_name = "TAG", value_delimiter = ',', value_parser = tag)]
+    pub tags: Vec<String>,
+    /// Tailscale: whether the node is deleted at the end [default: true without --state-dir]
+    #[arg(long, env = "ADIT_EPHEMERAL", hide_env = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ephemeral: Option<bool>,
+    /// Tailscale: whether subnet routes of other nodes are used [default: true]
+    #[arg(long, env = "ADIT_ACCEPT_ROUTES", hide_env = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub accept_routes: Option<bool>,
+    /// Tailscale: send what no other route covers through this node: a name or an address
+    #[arg(long, env = "ADIT_EXIT_NODE", hide_env = true, value_name = "NODE")]
+    pub exit_node: Option<String>,
+    /// Tailscale: wait for somebody who signs in at a page of the control server
+    #[arg(long, env = "ADIT_BROWSER", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub browser: bool,
     /// Remove secrets from where they came: files are unlinked, variables unset
     #[arg(long, env = "ADIT_CONSUME", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub consume: bool,
     /// Accept secret files that other users can read
     #[arg(long, env = "ADIT_INSECURE_PERMS", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub insecure_perms: bool,
-    /// Trust the certificate authorities of this PEM file too, when targets speak TLS
+    /// Trust the certificate authorities of this PEM file too, for targets with TLS and for control and relay servers
     #[arg(long, env = "ADIT_CA_FILE", hide_env = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ca_file: Option<PathBuf>,
+}
+
+fn control_url(text: &str) -> Result<ControlUrl, String> {
+    ControlUrl::parse(text).map_err(|problem| problem.summary)
+}
+
+fn tag(text: &str) -> Result<String, String> {
+    crate::config::tag(text).map_err(|(why, fix)| format!("{why}; {fix}"))
 }
 
 /// The text of a secret's source. It may be a secret put there by mistake, hence it is never printed.

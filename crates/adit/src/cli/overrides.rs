@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use adit_providers::SecretSource;
+use adit_providers::tailscale::ControlUrl;
+use adit_tailscale::AcceptRoutes;
+
 use super::{ConnectArgs, Context, FlagOrigin};
-use crate::config::{Failures, Login, Origin, Overrides, Place, Setting, Settings, load};
+use crate::config::{Failures, Login, Origin, Overrides, Place, Setting, Settings, Tailnet, load};
 use crate::failure::{self, Failure};
 
 /// The variable that holds targets, one a line.
@@ -23,7 +27,7 @@ impl Context {
         };
         let source = |id, flag: &'static str, variable, raw: &Option<super::RawSource>| {
             let Some(setting) = self.given(id, flag, variable, raw.clone()) else { return Ok(None) };
-            match setting.value.0.parse::<adit_providers::SecretSource>() {
+            match setting.value.0.parse::<SecretSource>() {
                 Ok(source) => Ok(Some(Setting::new(source, setting.origin))),
                 Err(error) => Err(failure::of_problem(error.problem(&setting.origin.to_string()), "")),
             }
@@ -60,6 +64,37 @@ impl Context {
                 ),
                 totp: source("totp", "--totp", "ADIT_TOTP", &connect.totp)?,
             },
+            tailnet: Tailnet {
+                key: source("auth_key", "--auth-key", "ADIT_AUTH_KEY", &connect.auth_key)?
+                    .or_else(|| variable(&["ADIT_AUTHKEY"])),
+                control: self.given(
+                    "login_server",
+                    "--login-server",
+                    "ADIT_LOGIN_SERVER",
+                    connect.login_server.clone(),
+                ),
+                ca_file: self.given("ca_file", "--ca-file", "ADIT_CA_FILE", connect.ca_file.clone()),
+                hostname: self.given("hostname", "--hostname", "ADIT_HOSTNAME", connect.hostname.clone()),
+                tags: self.given(
+                    "tags",
+                    "--tag",
+                    "ADIT_TAG",
+                    (!connect.tags.is_empty()).then(|| connect.tags.clone()),
+                ),
+                ephemeral: self.given("ephemeral", "--ephemeral", "ADIT_EPHEMERAL", connect.ephemeral),
+                routes: self
+                    .given("accept_routes", "--accept-routes", "ADIT_ACCEPT_ROUTES", connect.accept_routes)
+                    .map(|all| all.map(|all| if all { AcceptRoutes::All } else { AcceptRoutes::None })),
+                exit_node: self.given(
+                    "exit_node",
+                    "--exit-node",
+                    "ADIT_EXIT_NODE",
+                    connect.exit_node.clone(),
+                ),
+                browser: on("browser", "--browser", "ADIT_BROWSER", connect.browser),
+                ..Tailnet::default()
+            },
+            compatible: compatible()?,
             race: self.given("race", "--race", "ADIT_RACE", connect.race),
             consume: on("consume", "--consume", "ADIT_CONSUME", connect.consume),
             insecure_perms: on(
@@ -119,4 +154,40 @@ impl Context {
             value.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         (!targets.is_empty()).then(|| Setting::new(targets, Origin::Environment(TARGETS)))
     }
+}
+
+/// The first of these variables that holds something. It holds the secret itself, or names where that is.
+fn variable(names: &[&'static str]) -> Option<Setting<SecretSource>> {
+    names.iter().find_map(|name| {
+        let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+        let source = value.parse().unwrap_or_else(|_| SecretSource::Env((*name).to_owned()));
+        Some(Setting::new(source, Origin::Environment(name)))
+    })
+}
+
+/// What the variables of the reference's container say, so that a job written for it needs no change.
+fn compatible() -> Result<Tailnet, Failure> {
+    let text = |name: &'static str| {
+        let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+        Some(Setting::new(value, Origin::Environment(name)))
+    };
+    let control = match text("TS_LOGIN_SERVER").or_else(|| text("TS_CONTROL_URL")) {
+        Some(setting) => {
+            let url = ControlUrl::parse(&setting.value)
+                .map_err(|problem| failure::of_problem(problem, &setting.origin.to_string()))?;
+            Some(Setting::new(url, setting.origin))
+        }
+        None => None,
+    };
+    let key = variable(&["TS_AUTHKEY", "TS_AUTH_KEY"]);
+    Ok(Tailnet {
+        oauth: variable(&["TS_CLIENT_SECRET"]).filter(|_| key.is_none()),
+        key,
+        client_id: text("TS_CLIENT_ID"),
+        id_token: variable(&["TS_ID_TOKEN"]),
+        audience: text("TS_AUDIENCE"),
+        hostname: text("TS_HOSTNAME"),
+        control,
+        ..Tailnet::default()
+    })
 }

@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use adit_providers::Reader;
-use adit_providers::ovpn::Ovpn;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{ConfigCheckArgs, ConfigCommand, ConfigInitArgs, ConfigShowArgs, Context};
@@ -40,8 +39,8 @@ fn check(context: &mut Context, args: &ConfigCheckArgs) -> Result<Exit, Failure>
         context.ui.warning(warning);
     }
     let mut said = summary(&settings, &file, warnings.len());
-    if let CheckedFile::OpenVpn { profile, needs } = &file {
-        said.push_str(&explanation(profile, needs));
+    if let Some((facts, needs)) = told(&file) {
+        said.push_str(&explanation(facts, needs));
     }
     context.ui.result(&said)?;
     Ok(Exit::Ok)
@@ -63,12 +62,13 @@ fn check_json(
         "provider": file.as_ref().map(|file| match file {
             CheckedFile::WgQuick(_) => "wireguard",
             CheckedFile::OpenVpn { .. } => "openvpn",
+            CheckedFile::Tailscale(_) => "tailscale",
         }),
         "failures": failures,
         "warnings": warnings,
     });
-    if let (Some(CheckedFile::OpenVpn { profile, needs }), Some(object)) = (file, object.as_object_mut()) {
-        let facts = profile.explain().into_iter().map(|fact| (fact.key.to_owned(), json!(fact.values)));
+    if let (Some((facts, needs)), Some(object)) = (file.as_ref().and_then(told), object.as_object_mut()) {
+        let facts = facts.into_iter().map(|(key, values)| (key.to_owned(), json!(values)));
         object.insert("explanation".to_owned(), facts.collect::<Map<_, _>>().into());
         object.insert("needs".to_owned(), json!(needs));
     }
@@ -88,6 +88,7 @@ fn summary(settings: &Settings, file: &CheckedFile, warnings: usize) -> String {
         CheckedFile::OpenVpn { profile, .. } => {
             format!("openvpn, {}", plural(profile.remotes.len(), "server"))
         }
+        CheckedFile::Tailscale(joining) => format!("tailscale by {}", joining.control),
     };
     format!(
         "{}: profile {}, {tunnel}, {checked}; {}",
@@ -97,10 +98,22 @@ fn summary(settings: &Settings, file: &CheckedFile, warnings: usize) -> String {
     )
 }
 
-/// What a profile is and what will be done with it, a fact a line.
-fn explanation(profile: &Ovpn, needs: &[&str]) -> String {
-    let mut facts: Vec<(&str, Vec<String>)> =
-        profile.explain().into_iter().map(|fact| (fact.key, fact.values)).collect();
+/// Facts by key, and flags that are missing.
+type Told<'a> = (Vec<(&'static str, Vec<String>)>, &'a [&'static str]);
+
+/// What a profile is and what will be done with it, and what is still missing; `None` where its file says all.
+fn told(file: &CheckedFile) -> Option<Told<'_>> {
+    match file {
+        CheckedFile::WgQuick(_) => None,
+        CheckedFile::OpenVpn { profile, needs } => {
+            Some((profile.explain().into_iter().map(|fact| (fact.key, fact.values)).collect(), needs))
+        }
+        CheckedFile::Tailscale(joining) => Some((joining.facts.clone(), &joining.needs)),
+    }
+}
+
+/// A fact a line.
+fn explanation(mut facts: Vec<(&'static str, Vec<String>)>, needs: &[&'static str]) -> String {
     if !needs.is_empty() {
         facts.push(("needs", needs.iter().map(|flag| (*flag).to_owned()).collect()));
     }

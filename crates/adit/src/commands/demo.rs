@@ -168,6 +168,7 @@ fn name(provider: Provider) -> &'static str {
     match provider {
         Provider::WireGuard => "WireGuard",
         Provider::OpenVpn => "OpenVPN",
+        Provider::Tailscale => "Tailscale",
     }
 }
 

@@ -8,12 +8,13 @@ use serde_json::json;
 
 use crate::access::Access;
 use crate::cli::{Context, DnsArgs, RecordKind};
+use crate::commands::until_interrupted;
 use crate::session::runtime;
 use crate::{Exit, Failure};
 
 /// Asks the private resolver, and says who answered by which rule.
 pub(crate) fn run(context: &mut Context, args: &DnsArgs) -> Result<Exit, Failure> {
-    runtime()?.block_on(async {
+    runtime()?.block_on(until_interrupted(async {
         let access = Access::open(context, &args.connect).await?;
         let answer = access.network().resolve(query(args)).await;
         access.close();
@@ -24,7 +25,7 @@ pub(crate) fn run(context: &mut Context, args: &DnsArgs) -> Result<Exit, Failure
             print(context, &answer)?;
         }
         Ok(Exit::Ok)
-    })
+    }))
 }
 
 fn query(args: &DnsArgs) -> Query {

@@ -10,6 +10,7 @@ use adit_path::{Network, Status, Union};
 
 use crate::access::Access;
 use crate::cli::{ConnectArgs, Context, ExecArgs};
+use crate::commands::until_interrupted;
 use crate::commands::verify::{Verified, verified};
 use crate::config::Mode;
 use crate::verification::Through;
@@ -21,7 +22,7 @@ use crate::{Exit, Failure, failure, session};
 /// or 127: the other codes are the program's.
 pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure> {
     connect_and_run(context, args).map_err(|mut failure| {
-        if !matches!(failure.exit, Exit::Usage | Exit::NotExecutable | Exit::NotFound) {
+        if !matches!(failure.exit, Exit::Usage | Exit::NotExecutable | Exit::NotFound | Exit::Interrupted) {
             failure.exit = Exit::ExecFailed;
         }
         failure
@@ -44,7 +45,7 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
     let through = if by_proxy { Through::Network } else { Through::Exec };
     session::runtime()?.block_on(async {
         let Verified { access, profile, mut secrets } =
-            match verified(context, &args.connect, &through).await? {
+            match until_interrupted(verified(context, &args.connect, &through)).await? {
                 Ok(verified) => verified,
                 Err(exit) => return Ok(exit.code()),
             };
@@ -52,7 +53,7 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
         // Credentials and targets on the command line belong to the first profile.
         let connect = ConnectArgs { timeout: args.connect.timeout, ..ConnectArgs::default() };
         for name in &args.also {
-            match verified(&context.for_profile(name), &connect, &through).await? {
+            match until_interrupted(verified(&context.for_profile(name), &connect, &through)).await? {
                 Ok(also) => {
                     accesses.push(also.access);
                     secrets.extend(also.secrets);

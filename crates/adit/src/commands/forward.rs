@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use crate::access::{self, Access};
 use crate::cli::{Context, ForwardArgs};
-use crate::commands::front_failed;
+use crate::commands::{front_failed, until_interrupted};
 use crate::control::Client;
 use crate::daemon::termination;
 use crate::fronts::{Forward, ForwardSpec};
@@ -18,7 +18,7 @@ pub(crate) fn run(context: &mut Context, args: &ForwardArgs) -> Result<Exit, Fai
     let specs = args.specs.iter().map(|spec| spec.parse().map_err(|error| front_failed(&error)));
     let specs = specs.collect::<Result<Vec<ForwardSpec>, Failure>>()?;
     runtime()?.block_on(async {
-        match Access::open(context, &args.connect).await? {
+        match until_interrupted(Access::open(context, &args.connect)).await? {
             Access::Attached(client) => hand_over(context, &client, &specs).await,
             access @ Access::Private(_) => {
                 let outcome = serve(context, &access, specs).await;

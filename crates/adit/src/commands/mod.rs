@@ -23,8 +23,23 @@ pub(crate) mod version;
 use adit_providers::{Reader, SecretSource, SourceError};
 
 use crate::cli::{ConnectArgs, RawSource};
+use crate::daemon::termination;
 use crate::fronts::{Credentials, FrontError};
 use crate::{Failure, failure};
+
+/// Does a command's work until it is done or a signal ends it. A signal drops the work, and with it a session of this
+/// process, which leaves its network in order.
+pub(crate) async fn until_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        outcome = work => outcome,
+        signal = termination() => Err(match signal {
+            Ok(number) => failure::of("interrupted", "a signal ended the command").seen(format!("signal {number}")),
+            Err(error) => failure::internal("signals cannot be waited for").seen(error.to_string()),
+        }),
+    }
+}
 
 /// The failure of a front that was not opened.
 pub(crate) fn front_failed(error: &FrontError) -> Failure {

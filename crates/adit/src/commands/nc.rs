@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::access::Access;
 use crate::cli::{Context, NcArgs};
+use crate::commands::until_interrupted;
 use crate::fronts::{Dialer, NcError, Target, netcat};
 use crate::session::runtime;
 use crate::{Exit, Failure, failure};
@@ -16,13 +17,13 @@ pub(crate) fn run(context: &mut Context, args: &NcArgs) -> Result<Exit, Failure>
     let target = Target::parse(&format!("{}:{}", bracketed(&args.host), args.port), None)
         .map_err(|error| failure::usage(error.to_string()))?;
     let runtime = runtime()?;
-    let outcome = runtime.block_on(async {
+    let outcome = runtime.block_on(until_interrupted(async {
         let access = Access::open(context, &args.connect).await?;
         let dialer = Dialer::new(access.network(), BUDGET);
         let outcome = netcat(&dialer, &target, std::io::stdin(), std::io::stdout()).await;
         access.close();
         outcome.map_err(|error| explain(&error, &target))
-    });
+    }));
     // Standard input may be blocked in a read, and the runtime would wait for it.
     runtime.shutdown_background();
     outcome.map(|()| Exit::Ok)

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::access::Access;
 use crate::cli::{Context, PingArgs};
+use crate::commands::until_interrupted;
 use crate::fronts::Target;
 use crate::session::runtime;
 use crate::{Exit, Failure, failure};
@@ -20,12 +21,12 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// Asks whether a host answers inside the network.
 pub(crate) fn run(context: &mut Context, args: &PingArgs) -> Result<Exit, Failure> {
-    runtime()?.block_on(async {
+    runtime()?.block_on(until_interrupted(async {
         let access = Access::open(context, &args.connect).await?;
         let outcome = ping(context, args, &*access.network()).await;
         access.close();
         outcome
-    })
+    }))
 }
 
 async fn ping(context: &Context, args: &PingArgs, network: &dyn Network) -> Result<Exit, Failure> {

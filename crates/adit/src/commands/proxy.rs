@@ -3,7 +3,7 @@
 use crate::access::Access;
 use crate::cli::{Context, ProxyArgs};
 use crate::commands::forward::until_signal;
-use crate::commands::{front_failed, proxy_credentials};
+use crate::commands::{front_failed, proxy_credentials, until_interrupted};
 use crate::fronts::Proxy;
 use crate::session::runtime;
 use crate::{Exit, Failure, failure};
@@ -17,7 +17,7 @@ pub(crate) fn run(context: &mut Context, args: &ProxyArgs) -> Result<Exit, Failu
         let address = proxy
             .address()
             .map_err(|error| failure::internal("the proxy has no address").seen(error.to_string()))?;
-        let access = Access::open(context, &args.connect).await?;
+        let access = until_interrupted(Access::open(context, &args.connect)).await?;
         context.ui.result(&address.to_string())?;
         let outcome = tokio::select! {
             () = proxy.run(access.network()) => Ok(Exit::Ok),

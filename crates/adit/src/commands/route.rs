@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::access::Access;
 use crate::cli::{Context, RouteArgs};
+use crate::commands::until_interrupted;
 use crate::fronts::Target;
 use crate::session::runtime;
 use crate::{Exit, Failure, failure};
@@ -30,7 +31,7 @@ struct Way {
 /// Says which way packets to a host go, and by which rule; nothing is sent to the host.
 pub(crate) fn run(context: &mut Context, args: &RouteArgs) -> Result<Exit, Failure> {
     let target = Target::new(&args.host, 0).map_err(|error| failure::usage(error.to_string()))?;
-    runtime()?.block_on(async {
+    runtime()?.block_on(until_interrupted(async {
         let access = Access::open(context, &args.connect).await?;
         let network = access.network();
         let status = network.status().borrow().clone();
@@ -50,7 +51,7 @@ pub(crate) fn run(context: &mut Context, args: &RouteArgs) -> Result<Exit, Failu
             context.ui.result(&lines.collect::<Vec<_>>().join("\n"))?;
         }
         addresses.map(|_| Exit::Ok)
-    })
+    }))
 }
 
 /// Whose a name is, and who answered for it.

@@ -8,6 +8,7 @@ use adit_verify::{Exit, Plan, Report, RequirementError, Stage};
 
 use crate::access::{self, Access};
 use crate::cli::{ConnectArgs, Context, VerifyArgs};
+use crate::commands::until_interrupted;
 use crate::control::Client;
 use crate::failure::Words;
 use crate::session::runtime;
@@ -39,7 +40,7 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
         ..plan
     };
     let plain = args.wait.is_none() && args.stable.is_none() && !args.quality && require.is_empty();
-    runtime()?.block_on(async {
+    runtime()?.block_on(until_interrupted(async {
         let report = match access::attach(&context.global).await? {
             Some(client) => {
                 let (wanted, device) = wanted(context, &args.connect, &client).await?;
@@ -60,7 +61,7 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
             }
         };
         verification::publish(context, &report)
-    })
+    }))
 }
 
 /// What the flags want verified of a running `adit up`, and its TUN device.

@@ -11,14 +11,15 @@ pub enum Dialect {
     WgQuick,
     /// An OpenVPN client configuration.
     OpenVpn,
-    /// A Tailscale authentication key.
+    /// A key of Tailscale or Headscale, alone.
     TailscaleKey,
 }
 
 impl Dialect {
     /// Guesses by content; what is nothing else is taken for an `adit.toml`.
     pub fn of(text: &str) -> Self {
-        if text.trim_start().starts_with("tskey-") {
+        let start = text.trim_start();
+        if ["tskey-", "hskey-"].iter().any(|prefix| start.starts_with(prefix)) {
             Self::TailscaleKey
         } else if wgquick::looks_like(text) {
             Self::WgQuick

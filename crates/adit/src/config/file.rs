@@ -12,6 +12,7 @@ use toml::de::DeTable;
 use super::openvpn::{Login, Provider};
 use super::setting::{Origin, Setting};
 use super::table::{Reader, Source, Table, nearest};
+use super::tailnet::{self, Tailnet};
 use super::{Failures, Mode, duration};
 use crate::failure;
 use crate::fronts::{ExposeSpec, ForwardSpec, Protocol, Target};
@@ -44,6 +45,8 @@ pub struct ProfileEntry {
     pub preshared_key: Option<Setting<SecretSource>>,
     /// `auth.user_pass`, `auth.key_pass`, `auth.challenge`, `auth.challenge_cmd`, `auth.totp`
     pub login: Login,
+    /// What only a tailnet has.
+    pub tailnet: Tailnet,
     /// `provider`
     pub provider: Option<Setting<Provider>>,
     /// `race`
@@ -156,6 +159,7 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     let mut profile =
         ProfileEntry { line: reader.source.line(table.span().start), ..ProfileEntry::default() };
     profile.provider = table.parsed("provider", reader, provider);
+    let tailnet = profile.provider.as_ref().is_some_and(|provider| provider.value == Provider::Tailscale);
     profile.config = table.parsed("config", reader, |path| {
         if path.is_empty() {
             return Err((
@@ -165,7 +169,12 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
         }
         Ok(PathBuf::from(path))
     });
-    if profile.config.is_none() && !table.has("config") {
+    if tailnet && table.has("config") {
+        let failure = failure::of("config.value", format!("`{}` is of no use here", table.name("config")))
+            .with_fix(vec!["delete the line: a node of a tailnet has no file".to_owned()]);
+        reader.failures.push(failure.in_file(reader.source.location(table.span())));
+    }
+    if !tailnet && profile.config.is_none() && !table.has("config") {
         let failure = failure::of("config.missing", format!("`{}` is missing", table.name("config")))
             .with_fix(vec!["name the wg-quick file or OpenVPN profile: config = \"lab.conf\"".to_owned()]);
         reader.failures.push(failure.in_file(reader.source.location(table.span())));
@@ -179,7 +188,9 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
         text.parse()
             .map_err(|error| (format!("{error}"), "write ports, like [8080, \"5353/udp\"]".to_owned()))
     });
+    profile.tailnet = Tailnet::read(&mut table, reader);
     if let Some(mut auth) = table.table("auth", reader) {
+        profile.tailnet.read_auth(&mut auth, reader);
         profile.private_key = secret(&mut auth, "private_key", reader);
         profile.preshared_key = secret(&mut auth, "preshared_key", reader);
         profile.login = Login {
@@ -214,23 +225,27 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     for forward in table.tables("forward", reader) {
         profile.forwards.extend(self::forward(forward, reader));
     }
-    table.finish_with(
-        &[
-            ("targets", "verify"),
-            ("timeout", "verify"),
-            ("private_key", "auth"),
-            ("preshared_key", "auth"),
-            ("user_pass", "auth"),
-            ("key_pass", "auth"),
-            ("challenge", "auth"),
-            ("challenge_cmd", "auth"),
-            ("totp", "auth"),
-            ("consume", "auth"),
-            ("socks", "proxy"),
-            ("http", "proxy"),
-        ],
-        reader,
-    );
+    if let Some(Origin::File { line, .. }) = profile.tailnet.origin().filter(|_| !tailnet) {
+        let failure =
+            failure::of("config.key", format!("line {line} says something that only a tailnet has"))
+                .with_fix(vec![format!("write provider = \"tailscale\" in [{}]", table.path())]);
+        reader.failures.push(failure.in_file(reader.source.location(table.span())));
+    }
+    let below = [
+        ("targets", "verify"),
+        ("timeout", "verify"),
+        ("private_key", "auth"),
+        ("preshared_key", "auth"),
+        ("user_pass", "auth"),
+        ("key_pass", "auth"),
+        ("challenge", "auth"),
+        ("challenge_cmd", "auth"),
+        ("totp", "auth"),
+        ("consume", "auth"),
+        ("socks", "proxy"),
+        ("http", "proxy"),
+    ];
+    table.finish_with(&[&below[..], &tailnet::KEYS].concat(), reader);
     profile
 }
 
@@ -238,11 +253,14 @@ fn provider(text: &str) -> Result<Provider, (String, String)> {
     match text {
         "wireguard" => Ok(Provider::WireGuard),
         "openvpn" => Ok(Provider::OpenVpn),
-        "tailscale" => Err((
-            format!("{text} is not in this build"),
-            "use a WireGuard or OpenVPN profile, or a build of adit that has it".to_owned(),
+        "tailscale" => Ok(Provider::Tailscale),
+        _ => Err((
+            format!("there is no provider `{text}`"),
+            match nearest(text, &["wireguard", "openvpn", "tailscale"]) {
+                Some(near) => format!("write \"{near}\""),
+                None => "write \"wireguard\", \"openvpn\" or \"tailscale\"".to_owned(),
+            },
         )),
-        _ => Err((format!("there is no provider `{text}`"), "write \"wireguard\" or \"openvpn\"".to_owned())),
     }
 }
 
@@ -280,7 +298,7 @@ fn listen(text: &str) -> Result<SocketAddr, (String, String)> {
 }
 
 /// A source; a literal is refused without being shown.
-fn secret(
+pub(super) fn secret(
     auth: &mut Table<'_, '_>,
     key: &'static str,
     reader: &mut Reader<'_>,

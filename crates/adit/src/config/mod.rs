@@ -12,6 +12,8 @@ mod openvpn;
 mod setting;
 mod settings;
 mod table;
+mod tailnet;
+mod tailscale;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,9 @@ pub use mode::Mode;
 pub use openvpn::{CheckedFile, Login, OpenVpnProfile, Provider, ProviderFile};
 pub use setting::{Origin, Setting};
 pub use settings::{Entry, Overrides, Settings, load, load_text};
+pub use tailnet::Tailnet;
+pub(crate) use tailnet::tag;
+pub use tailscale::Joining;
 
 use crate::Failure;
 

@@ -8,8 +8,9 @@ use adit_providers::ovpn::{self, Answers, Ovpn, Supplied, Totp, UserPass};
 use adit_providers::wgquick::WgQuick;
 use adit_providers::{Opened, Problem, Reader, Secret, SecretSource};
 
-use super::{Dialect, Failures, Setting, Settings};
+use super::{Dialect, Failures, Joining, Setting, Settings};
 use crate::failure::{self, Failure};
+use crate::tailnet::TailnetConfig;
 
 /// A kind of private network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +21,9 @@ pub enum Provider {
     WireGuard,
     /// OpenVPN: an `.ovpn` profile.
     OpenVpn,
+    /// Tailscale or Headscale: an auth key or a sign-in.
+    #[cfg_attr(feature = "cli", value(skip))]
+    Tailscale,
 }
 
 impl Provider {
@@ -28,6 +32,7 @@ impl Provider {
         match self {
             Self::WireGuard => "wireguard",
             Self::OpenVpn => "openvpn",
+            Self::Tailscale => "tailscale",
         }
     }
 }
@@ -83,6 +88,8 @@ pub enum ProviderFile {
     WgQuick(WgQuick),
     /// An OpenVPN profile with what belongs to it.
     OpenVpn(Box<OpenVpnProfile>),
+    /// A node of a tailnet; it has no file.
+    Tailscale(Box<TailnetConfig>),
 }
 
 /// An OpenVPN profile with the passwords that belong to it.
@@ -108,6 +115,8 @@ pub enum CheckedFile {
         /// The flags that a connection needs and that are not given.
         needs: Vec<&'static str>,
     },
+    /// A node of a tailnet.
+    Tailscale(Box<Joining>),
 }
 
 /// A profile with what came of it.
@@ -125,8 +134,13 @@ impl Settings {
     ///
     /// Everything that is wrong with them. With `strict`, what is doubtful too.
     pub fn provider_file(&self, reader: Reader) -> Result<(ProviderFile, Vec<Failure>), Failures> {
+        if self.is_tailnet() {
+            let (config, warnings) = self.tailnet(reader)?;
+            return Ok((ProviderFile::Tailscale(Box::new(config)), warnings));
+        }
         let (found, whole) = self.told(&reader)?;
         match found {
+            Provider::Tailscale => Err(failure::internal("a file was taken for a tailnet").into()),
             Provider::WireGuard => {
                 let (file, warnings) = whole.wg_quick(reader)?;
                 Ok((ProviderFile::WgQuick(file), warnings))
@@ -145,6 +159,10 @@ impl Settings {
     ///
     /// Everything that is wrong with them. With `strict`, what is doubtful too.
     pub fn check(&self, reader: Reader) -> Result<(CheckedFile, Vec<Failure>), Failures> {
+        if self.is_tailnet() {
+            let (joining, warnings) = self.check_tailnet(reader)?;
+            return Ok((CheckedFile::Tailscale(Box::new(joining)), warnings));
+        }
         let (found, whole) = self.told(&reader)?;
         if found == Provider::WireGuard {
             let (file, warnings) = whole.wg_quick(reader)?;
@@ -317,7 +335,7 @@ impl Settings {
     }
 }
 
-fn read(
+pub(super) fn read(
     setting: Option<&Setting<SecretSource>>,
     what: &str,
     reader: &Reader,

@@ -14,12 +14,29 @@ use super::file::{self, File, ForwardEntry, ProfileEntry};
 use super::openvpn::{Login, Provider};
 use super::setting::{Origin, Setting};
 use super::table::nearest;
+use super::tailnet::Tailnet;
 use super::{Dialect, Failures, Mode, Place, duration, search};
 use crate::failure::{self, Failure};
 use crate::fronts::ExposeSpec;
 
 /// How long an OpenVPN server may stay silent before one over another transport is called as well.
 const HEAD_START: Duration = Duration::from_millis(1500);
+
+/// The name of a profile that no file names.
+const UNNAMED: &str = "tailscale";
+
+/// Settings that a tailnet does not have.
+const OTHERS: [&str; 9] = [
+    "config",
+    "auth.private_key",
+    "auth.preshared_key",
+    "auth.user_pass",
+    "auth.key_pass",
+    "auth.challenge",
+    "auth.challenge_cmd",
+    "auth.totp",
+    "race",
+];
 
 /// How long connecting and verifying may take together.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,6 +64,10 @@ pub struct Overrides {
     pub login: Login,
     /// The head start of an OpenVPN server.
     pub race: Option<Setting<Duration>>,
+    /// What only a tailnet has.
+    pub tailnet: Tailnet,
+    /// What the variables of other clients of a tailnet say; a profile that says something else wins.
+    pub compatible: Tailnet,
     /// Whether secrets are removed from where they came.
     pub consume: Option<Setting<bool>>,
     /// Whether secret files that others can read are accepted.
@@ -75,6 +96,8 @@ pub struct Settings {
     /// How long an OpenVPN server may stay silent before one over another transport is called as well; zero tries
     /// them one after the other.
     pub race: Setting<Duration>,
+    /// What only a tailnet has.
+    pub tailnet: Tailnet,
     /// Whether secrets are removed from where they came.
     pub consume: Setting<bool>,
     /// Whether secret files that others can read are accepted.
@@ -115,7 +138,7 @@ pub struct Settings {
 ///
 /// Everything that is wrong with it; nothing was started.
 pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> {
-    let file = locate(overrides, place)?;
+    let Some(file) = locate(overrides, place)? else { return Ok(without_file(overrides)) };
     let opened = Reader::default().open(&file.value, "the configuration").map_err(|problem| {
         let problem = Problem {
             class: "config.file",
@@ -170,6 +193,18 @@ pub fn load_text(text: &str, file: Setting<PathBuf>, overrides: &Overrides) -> R
         Dialect::Adit => {
             let parsed = File::parse(text, &name)?;
             let (profile_name, profile) = choose(parsed, overrides, &name)?;
+            let provider = profile.provider.as_ref().map(|provider| provider.value);
+            if provider == Some(Provider::Tailscale) {
+                return Ok(merge(file.clone(), profile_name, file, profile, overrides));
+            }
+            if let Some(origin) = overrides.tailnet.meant() {
+                return Err(failure::usage(format!("the profile `{}` is no tailnet", profile_name.value))
+                    .seen(format!("{origin} is for one"))
+                    .with_fix(vec![
+                        "name a profile with provider = \"tailscale\", or leave the flag away".to_owned(),
+                    ])
+                    .into());
+            }
             let Some(config) = profile.config.clone() else {
                 return Err(failure::internal("a profile without `config` was accepted").into());
             };
@@ -191,24 +226,42 @@ pub fn load_text(text: &str, file: Setting<PathBuf>, overrides: &Overrides) -> R
             let profile = Setting::new(stem.into_owned(), Origin::Found("the name of the file"));
             Ok(merge(file.clone(), profile, file, ProfileEntry::default(), overrides))
         }
-        Dialect::TailscaleKey => Err(not_here(&name, "a Tailscale key")),
+        Dialect::TailscaleKey => {
+            let key = Setting::new(SecretSource::File(file.value.clone()), file.origin.clone());
+            let tailnet = Tailnet { key: Some(key), ..Tailnet::default() };
+            let profile = ProfileEntry { tailnet, ..tailscale_entry(file.origin.clone()) };
+            let name = Setting::new(UNNAMED.to_owned(), Origin::Found("the key of a tailnet"));
+            Ok(merge(file.clone(), name, file, profile, overrides))
+        }
     }
 }
 
-fn not_here(name: &str, what: &str) -> Failures {
-    failure::of("config.value", format!("{name} is {what}, which is not in this build"))
-        .with_fix(vec!["give a wg-quick file, an OpenVPN profile, or an adit.toml that names one".to_owned()])
-        .into()
+fn tailscale_entry(origin: Origin) -> ProfileEntry {
+    ProfileEntry { provider: Some(Setting::new(Provider::Tailscale, origin)), ..ProfileEntry::default() }
 }
 
-fn locate(overrides: &Overrides, place: &Place) -> Result<Setting<PathBuf>, Failure> {
+/// A tailnet needs no file.
+fn without_file(overrides: &Overrides) -> Settings {
+    let said = overrides.tailnet.meant().or_else(|| overrides.compatible.meant());
+    let origin = said.cloned().unwrap_or(Origin::Default);
+    let file = Setting::new(PathBuf::from(UNNAMED), origin.clone());
+    let name = Setting::new(UNNAMED.to_owned(), Origin::Found("no file names one"));
+    let name = overrides.profile.clone().unwrap_or(name);
+    merge(file.clone(), name, file, tailscale_entry(origin), overrides)
+}
+
+/// The configuration file; `None` where flags or variables say enough without one.
+fn locate(overrides: &Overrides, place: &Place) -> Result<Option<Setting<PathBuf>>, Failure> {
     if let Some(config) = &overrides.config {
         let stdin = config.value.as_os_str() == "-";
-        return Ok(config.clone().map(|path| if stdin { PathBuf::from("/dev/stdin") } else { path }));
+        return Ok(Some(config.clone().map(|path| if stdin { PathBuf::from("/dev/stdin") } else { path })));
     }
     let files = search(place);
     if let Some(found) = files.iter().find(|file| file.is_file()) {
-        return Ok(Setting::new(found.clone(), Origin::Found("found")));
+        return Ok(Some(Setting::new(found.clone(), Origin::Found("found"))));
+    }
+    if overrides.tailnet.meant().is_some() || overrides.compatible.meant().is_some() {
+        return Ok(None);
     }
     let looked: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     Err(failure::of("config.file", "there is no configuration")
@@ -217,6 +270,7 @@ fn locate(overrides: &Overrides, place: &Place) -> Result<Setting<PathBuf>, Fail
             "give one: --config lab.conf (a wg-quick file), --config corp.ovpn or --config adit.toml"
                 .to_owned(),
             "or write one: adit config init".to_owned(),
+            "a tailnet needs none: --auth-key file:PATH".to_owned(),
         ]))
 }
 
@@ -271,6 +325,12 @@ fn merge(
 ) -> Settings {
     let over = overrides.clone();
     let some = |layer: Option<Setting<SecretSource>>| layer.map(|setting| setting.map(Some));
+    let mut tailnet = over.tailnet.over(profile.tailnet).over(over.compatible);
+    if let Some(ca_file) = &mut tailnet.ca_file
+        && matches!(ca_file.origin, Origin::File { .. })
+    {
+        ca_file.value = beside(&file.value, &ca_file.value);
+    }
     Settings {
         file,
         profile: profile_name,
@@ -278,6 +338,7 @@ fn merge(
         private_key: Setting::first([some(over.private_key), some(profile.private_key)], None),
         preshared_key: Setting::first([some(over.preshared_key), some(profile.preshared_key)], None),
         login: over.login.over(profile.login),
+        tailnet,
         race: Setting::first([over.race, profile.race], HEAD_START),
         provider: Setting::first([profile.provider.map(|setting| setting.map(Some))], None),
         consume: Setting::first([over.consume, profile.consume], false),
@@ -338,6 +399,7 @@ impl Settings {
             login("auth.challenge", &self.login.challenge),
             login("auth.challenge_cmd", &self.login.challenge_cmd),
             login("auth.totp", &self.login.totp),
+            entry("provider", &self.provider, shown),
             entry("auth.consume", &self.consume, |on| json!(on)),
             entry("insecure_perms", &self.insecure_perms, |on| json!(on)),
             entry("mode", &self.mode, |mode| json!(mode.word())),
@@ -356,19 +418,32 @@ impl Settings {
             entry("state_dir", &self.state_dir, optional),
             entry("socket", &self.socket, optional),
         ];
+        let tailnet = self.is_tailnet();
+        // What belongs to another provider would only be noise.
+        entries.retain(|entry| !tailnet || !OTHERS.contains(&entry.key.as_str()));
+        if tailnet {
+            entries.extend(self.tailnet.entries());
+        }
         entries.extend(self.forwards.iter().enumerate().map(|(index, forward)| {
             entry(&format!("forward[{}]", index + 1), forward, |spec| json!(spec.to_string()))
         }));
         entries
     }
 
+    /// Whether the profile is a node of a tailnet.
+    pub(super) fn is_tailnet(&self) -> bool {
+        self.provider.value == Some(Provider::Tailscale)
+    }
+
     /// The variables that hold secrets; no program that is started inherits them.
     pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
         let wireguard = [&self.private_key, &self.preshared_key].into_iter().filter_map(|s| s.value.as_ref());
-        wireguard.chain(self.login.sources()).filter_map(|source| match source {
-            SecretSource::Env(name) => Some(name.as_str()),
-            _ => None,
-        })
+        wireguard.chain(self.login.sources()).chain(self.tailnet.sources()).filter_map(
+            |source| match source {
+                SecretSource::Env(name) => Some(name.as_str()),
+                _ => None,
+            },
+        )
     }
 
     /// Reads the secrets and the wg-quick file. `reader` says how; its rules are set from these settings.

@@ -95,6 +95,11 @@ impl<'t, 'i> Table<'t, 'i> {
         Self { path, span, entries, known: Vec::new() }
     }
 
+    /// Like `profile.staging`.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(super) fn span(&self) -> Range<usize> {
         self.span.clone()
     }
@@ -106,6 +111,11 @@ impl<'t, 'i> Table<'t, 'i> {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|(name, _)| name.get_ref() == key)
+    }
+
+    /// Whether a value is there and is true or false. The key counts as asked for only when it is read.
+    pub(super) fn is_boolean(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, value)| name.get_ref() == key && value.get_ref().as_bool().is_some())
     }
 
     fn get(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {

@@ -69,6 +69,10 @@ impl Embedded {
                 let (server, member, endpoint) = openvpn::start()?;
                 (server, TunnelConfig::OpenVpn(Box::new(member)), endpoint)
             }
+            Provider::Tailscale => {
+                return Err(failure::usage("there is no embedded tailnet")
+                    .with_fix(vec!["use --provider wireguard or openvpn".to_owned()]));
+            }
         };
         let services = serve(server.network()).map_err(|error| failed(&error))?;
         Ok(Self { server, member, endpoint, services: Some(services) })
