@@ -1,5 +1,12 @@
+mod hostile;
+mod paths;
+mod simulation;
+
 use std::time::{Duration, Instant};
 
+use super::log::Transmission;
+use super::ranges::State;
+use super::recovery::Phase;
 use super::{Ack, Control, Kind, Segment, Sender, SenderConfig};
 
 const MSS: u64 = 1000;
@@ -61,4 +68,34 @@ fn a_shut_window_is_probed() {
     sender.handle_ack(now, &ack(0));
     let data = sender.poll_transmit(now, MSS, 1 << 16).unwrap();
     assert_eq!((data.start, data.end, data.kind), (0, MSS, Kind::New));
+}
+
+impl Sender {
+    fn records(&self) -> usize {
+        self.board.records().count()
+    }
+
+    /// Panics unless what must always hold does.
+    fn check(&self) {
+        self.board.check();
+        let log: Vec<_> = self.log.entries().collect();
+        assert!(log.is_sorted_by_key(|entry| entry.sent), "the log is out of order");
+        for record in self.board.records().filter(|record| record.state == State::Out) {
+            let covers = |entry: &&Transmission, at: u64| {
+                entry.sent == record.sent && entry.start <= at && at < entry.end
+            };
+            let watched =
+                |at| self.log.find(record.sent, at).is_some() || log.iter().any(|entry| covers(entry, at));
+            let seen = watched(record.start) && watched(record.end - 1);
+            assert!(seen || self.phase == Phase::Loss || !self.sack, "nothing watches {record:?}");
+        }
+        let deadlines = [self.retransmit_at, self.persist_at];
+        let armed = deadlines.iter().any(|at| at.is_set());
+        assert!(armed || self.board.out() == 0, "nothing watches what is outstanding");
+    }
+}
+
+#[test]
+fn an_idle_sender_is_small() {
+    assert!(size_of::<Sender>() <= 640, "{} bytes", size_of::<Sender>());
 }

@@ -1,0 +1,162 @@
+//! CUBIC (RFC 9438). Windows are in packets here.
+
+use super::hystart::{Growth, HyStart};
+use super::time::Time;
+use super::window::Window;
+
+/// How fast the window grows, in packets per cubic second (RFC 9438, section 5).
+const C: f64 = 0.4;
+
+/// What is left of the window after a loss.
+const BETA: f64 = 0.7;
+
+/// Growth of Reno's window that is fair with `BETA`, in packets a round trip (section 4.3).
+const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
+
+/// The state of CUBIC beside the window.
+#[derive(Clone, Debug)]
+pub(super) struct Cubic {
+    /// The window before the last reduction; 0 before the first.
+    largest: f64,
+    /// Seconds from the start of the epoch until the window reaches `origin`.
+    inflection: f64,
+    origin: f64,
+    /// When the growth since the last reduction began.
+    epoch: Time,
+    /// The window that Reno would have.
+    reno: f64,
+    /// The window before the last reduction, without fast convergence.
+    before: f64,
+    /// Growth of less than a byte.
+    fraction: f64,
+    pub(super) hystart: HyStart,
+}
+
+/// What is restored when a reduction is taken back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SavedCubic {
+    largest: f64,
+    inflection: f64,
+    origin: f64,
+    epoch: Time,
+    reno: f64,
+    before: f64,
+}
+
+/// What an ACK says to a congestion control.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Growing {
+    pub(super) now: Time,
+    /// Bytes that arrived.
+    pub(super) delivered: u64,
+    /// Everything before it is acknowledged.
+    pub(super) unacknowledged: u64,
+    pub(super) next: u64,
+    /// Round trip of data that was sent once.
+    pub(super) rtt: Option<u64>,
+    pub(super) smoothed: u64,
+    pub(super) shortest: Option<u64>,
+    pub(super) mss: u64,
+}
+
+impl Cubic {
+    pub(super) fn new() -> Self {
+        Self {
+            largest: 0.0,
+            inflection: 0.0,
+            origin: 0.0,
+            epoch: Time::NEVER,
+            reno: 0.0,
+            before: 0.0,
+            fraction: 0.0,
+            hystart: HyStart::new(),
+        }
+    }
+
+    /// Grows the window for data that arrived.
+    pub(super) fn grow(&mut self, window: &mut Window, ack: &Growing) {
+        if !window.in_slow_start() {
+            self.avoid(window, ack);
+            return;
+        }
+        let packets = window.size / ack.mss;
+        let growth = match self.hystart.on_ack(ack, packets) {
+            Growth::Full => ack.delivered,
+            Growth::Quarter => ack.delivered / 4,
+            Growth::Stop => {
+                window.threshold = window.size;
+                return;
+            }
+        };
+        window.size = (window.size + growth).min(window.threshold);
+    }
+
+    /// Congestion avoidance (sections 4.2 to 4.5).
+    fn avoid(&mut self, window: &mut Window, ack: &Growing) {
+        let mss = ack.mss as f64;
+        let size = window.size as f64 / mss;
+        if !self.epoch.is_set() {
+            self.epoch = ack.now;
+            self.reno = size;
+            if size < self.largest {
+                self.inflection = ((self.largest - size) / C).cbrt();
+                self.origin = self.largest;
+            } else {
+                self.inflection = 0.0;
+                self.origin = size;
+            }
+        }
+        let elapsed = seconds(ack.now.since(self.epoch));
+        let acked = ack.delivered as f64 / mss;
+        let alpha = if self.reno >= self.before { 1.0 } else { ALPHA };
+        self.reno += alpha * acked / size;
+        let curve = |time: f64| C * (time - self.inflection).powi(3) + self.origin;
+        let growth = if curve(elapsed) < self.reno {
+            self.reno - size
+        } else {
+            // Growth depends on time, never on what an ACK takes away: the target is at least the window.
+            let target = curve(elapsed + seconds(ack.smoothed)).clamp(size, 1.5 * size);
+            let least = if self.largest == 0.0 { 0.05 * size } else { 0.0 };
+            acked * (target - size).max(least) / size
+        };
+        let bytes = growth.clamp(0.0, acked) * mss + self.fraction;
+        let whole = bytes.floor();
+        self.fraction = bytes - whole;
+        window.size += whole as u64;
+    }
+
+    /// Something was lost: the new threshold (sections 4.6 and 4.7).
+    pub(super) fn reduce(&mut self, window: &Window, mss: u64) -> u64 {
+        let size = window.size as f64 / mss as f64;
+        self.before = size;
+        self.largest = if size < self.largest { size * (1.0 + BETA) / 2.0 } else { size };
+        self.epoch = Time::NEVER;
+        self.fraction = 0.0;
+        self.hystart.stop();
+        ((size * BETA).max(2.0) * mss as f64) as u64
+    }
+
+    /// Time in which the window was not used does not count.
+    pub(super) fn pause(&mut self, nanos: u64) {
+        if self.epoch.is_set() {
+            self.epoch = self.epoch.after(nanos);
+        }
+    }
+
+    pub(super) fn save(&self) -> SavedCubic {
+        let Self { largest, inflection, origin, epoch, reno, before, .. } = *self;
+        SavedCubic { largest, inflection, origin, epoch, reno, before }
+    }
+
+    /// Takes back a reduction that was made so many nanoseconds ago.
+    pub(super) fn restore(&mut self, saved: &SavedCubic, ago: u64) {
+        let SavedCubic { largest, inflection, origin, epoch, reno, before } = *saved;
+        let hystart = self.hystart.clone();
+        *self = Self { largest, inflection, origin, epoch, reno, before, fraction: 0.0, hystart };
+        self.pause(ago);
+    }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
