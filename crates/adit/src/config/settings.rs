@@ -152,7 +152,7 @@ pub fn load(overrides: &Overrides, place: &Place) -> Result<Settings, Failures> 
     let utf8 = profile.as_deref().map(String::as_str).or(std::str::from_utf8(opened.content.expose()).ok());
     let Some(text) = utf8 else { return Err(not_text(opened.content.expose(), &file.value).into()) };
     let mut settings = load_text(text, file, overrides)?;
-    if settings.config.value == settings.file.value {
+    if Dialect::of(text) != Dialect::Adit {
         settings.opened = Some(opened);
     }
     Ok(settings)
