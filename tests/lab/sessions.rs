@@ -8,9 +8,9 @@ use crate::support::{Lab, Part, Process, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A program under exec that says a number, waits for its echo, and goes on; its output is `N` per echo.
-const COUNTER: &str = r#"use IO::Socket::INET; $| = 1;
-    my $s = IO::Socket::INET->new(PeerAddr => "10.77.0.10:7", Proto => "tcp") or die "connect: $@";
+/// A Perl program that says a number to its argument's echo, waits for it, and goes on; its output is `N` per echo.
+pub(crate) const COUNTER: &str = r#"use IO::Socket::INET; $| = 1;
+    my $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], Proto => "tcp") or die "connect: $@";
     for my $n (1 .. 100000) { print $s "$n\n"; my $line = <$s> // die "the connection ended"; print $line; select(undef, undef, undef, 0.02); }"#;
 
 fn counter(lab: &Lab) -> Process {
@@ -18,14 +18,14 @@ fn counter(lab: &Lab) -> Process {
     conf.keepalive = Some(1);
     let conf = lab.write("lab.conf", conf);
     let mut command = lab.adit(&["exec", "--config", &conf.to_string_lossy(), "--"]);
-    command.args(["perl", "-e", COUNTER]);
+    command.args(["perl", "-e", COUNTER, "10.77.0.10:7"]);
     let mut process = Process::spawn("counter", command, &lab.dir.logs());
     process.wait_for("\n10\n", LIMIT);
     process
 }
 
 /// Waits until the counter has made `more` steps from where it is now.
-fn goes_on(counter: &Process, more: usize, limit: Duration) {
+pub(crate) fn goes_on(counter: &Process, more: usize, limit: Duration) {
     let steps = || counter.printed().lines().filter(|line| line.parse::<u32>().is_ok()).count();
     let before = steps();
     wait_until(&format!("the counter goes on after {before}; it printed {}", tail(counter)), limit, || {
@@ -78,7 +78,7 @@ fn a_connection_survives_a_move_of_the_servers_name() {
     conf.endpoint = "vpn.example.test:51820".into();
     let conf = lab.write("lab.conf", conf);
     let mut command = lab.adit(&["exec", "--config", &conf.to_string_lossy(), "--"]);
-    command.args(["perl", "-e", COUNTER]);
+    command.args(["perl", "-e", COUNTER, "10.77.0.10:7"]);
     let mut counter = Process::spawn("counter", command, &lab.dir.logs());
     counter.wait_for("\n10\n", LIMIT);
     // The old address is gone; the name leads to another one of the same server.

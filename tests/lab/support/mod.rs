@@ -18,4 +18,4 @@ pub(crate) use laboratory::{Lab, Part, peer, wait_until};
 pub(crate) use openvpn::{Authority, Server, Wrap, client_params, pki, server_params};
 pub(crate) use process::{Outcome, Process, run, run_with_input};
 pub(crate) use services::{blob, serve_http};
-pub(crate) use tailnet::{DOMAIN, Machine, Tailnet};
+pub(crate) use tailnet::{DOMAIN, Machine, Nat, Tailnet};

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
@@ -62,6 +64,24 @@ pub(crate) fn serve_tcp_echo(namespace: &Namespace, at: SocketAddr) {
                 return;
             }
         }
+    });
+}
+
+/// Hands each connection to the service at a socket in the file system, which every namespace sees.
+pub(crate) fn serve_socket(namespace: &Namespace, at: SocketAddr, socket: &Path) {
+    let socket = socket.to_path_buf();
+    serve_tcp(namespace, at, move |client, _| {
+        // Without a service there is no connection, as the client sees.
+        let Ok(service) = UnixStream::connect(&socket) else { return };
+        let (mut to_service, mut from_service) = (service.try_clone().unwrap(), service);
+        let (mut to_client, mut from_client) = (client.try_clone().unwrap(), client);
+        let upward = std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from_client, &mut to_service);
+            let _ = to_service.shutdown(Shutdown::Write);
+        });
+        let _ = std::io::copy(&mut from_service, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+        let _ = upward.join();
     });
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::laboratory::{Directory, Lab, Part, peer, start_postgres, wait_until};
 use super::openvpn::{Authority, server_params};
 use super::process::{Outcome, Process, run};
+use super::services::serve_socket;
 pub(crate) use nat::Nat;
 use node::Kind;
 pub(crate) use node::Node;
@@ -48,7 +49,7 @@ pub(crate) enum Machine {
 /// A tailnet. Dropping it removes everything.
 pub(crate) struct Tailnet {
     // Nodes before their control server before the namespaces.
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     pub(crate) relays: Vec<Option<Process>>,
     pub(crate) headscale: Option<Process>,
     nats: Vec<super::namespace::Namespace>,
@@ -183,10 +184,6 @@ impl Tailnet {
         self.nodes.iter().find(|node| node.machine == machine).expect("the machine was asked for")
     }
 
-    pub(crate) fn node_mut(&mut self, machine: Machine) -> &mut Node {
-        self.nodes.iter_mut().find(|node| node.machine == machine).expect("the machine was asked for")
-    }
-
     /// Puts the client behind a NAT.
     pub(crate) fn client_behind(&mut self, nat: Nat) {
         let nat = nat.insert(&self.lab.client, "192.0.2.2/24", "192.0.2.1", self.lab.name());
@@ -246,6 +243,9 @@ impl Tailnet {
             let clients = "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n";
             let postgres = start_postgres(&self.lab.dir, &database.namespace, "*", clients);
             self.lab.processes.push(postgres);
+            // The LAN calls it staging-db.internal.
+            let socket = self.path("postgres/.s.PGSQL.5432");
+            serve_socket(&self.lab.lan, "10.77.0.10:5432".parse().unwrap(), &socket);
         }
     }
 }
