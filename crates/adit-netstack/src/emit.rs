@@ -53,6 +53,15 @@ pub(crate) fn fill_ip_header(packet: &mut [u8], source: IpAddr, destination: IpA
     ip_header(packet, source, destination, protocol, payload);
 }
 
+/// As [`fill_ip_header`], for a packet that no router may fragment (RFC 791 §3.1, RFC 1191 §3).
+pub(crate) fn fill_whole_header(packet: &mut [u8], source: IpAddr, destination: IpAddr, protocol: u8) {
+    fill_ip_header(packet, source, destination, protocol);
+    if destination.is_ipv4() {
+        packet[6] = 0x40;
+        fill_v4_checksum(packet);
+    }
+}
+
 fn fill_v4_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
     let sum = Checksum::new().bytes(&packet[..20]).finish();
@@ -130,8 +139,19 @@ impl Bare {
 
     /// Queues the segment; a full backlog drops it, as a full queue of any router would.
     pub(crate) fn send(&self, backlog: &mut Backlog) {
+        if let Some(packet) = backlog.push((), self.len()) {
+            self.write(packet);
+        }
+    }
+
+    /// Length of the packet.
+    pub(crate) fn len(&self) -> usize {
+        ip_header_len(self.source.0) + 20
+    }
+
+    /// Writes the packet, whose length is [`len`](Self::len).
+    pub(crate) fn write(&self, packet: &mut [u8]) {
         let header = ip_header_len(self.source.0);
-        let Some(packet) = backlog.push((), header + 20) else { return };
         ip_header(packet, self.source.0, self.destination.0, protocol::TCP, 20);
         let tcp = &mut packet[header..];
         tcp[0..2].copy_from_slice(&self.source.1.to_be_bytes());
@@ -141,6 +161,7 @@ impl Bare {
         tcp[12] = 5 << 4;
         tcp[13] = self.flags;
         tcp[14..16].copy_from_slice(&self.window.to_be_bytes());
+        tcp[16..20].fill(0);
         fill_transport_checksum(tcp, 16, self.source.0, self.destination.0, protocol::TCP);
     }
 }

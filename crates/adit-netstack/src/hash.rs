@@ -40,10 +40,8 @@ impl Random {
         self.key.hash_one(self.count)
     }
 
-    /// A number for `what`, for example the sequence number of a connection (RFC 6528: a keyed hash of the
-    /// connection's addresses, and something that never repeats).
-    pub(crate) fn for_key(&mut self, what: &impl Hash) -> u64 {
-        self.count += 1;
-        self.key.hash_one((self.count, what))
+    /// The number that belongs to `what`, for example to the addresses of a connection (RFC 6528 §3).
+    pub(crate) fn of(&self, what: &impl Hash) -> u64 {
+        self.key.hash_one(what)
     }
 }

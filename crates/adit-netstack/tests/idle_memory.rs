@@ -32,7 +32,7 @@ fn exchange(from: &mut Stack, to: &mut Stack, now: Instant) {
 }
 
 #[test]
-fn an_idle_connection_costs_a_few_pages() {
+fn an_idle_connection_costs_a_page_or_so() {
     let mut now = Instant::now();
     let (mut client, mut server) = (stack(1, now), stack(2, now));
     let port = 80;
@@ -71,6 +71,6 @@ fn an_idle_connection_costs_a_few_pages() {
     let each = (resident() - before) / (2 * FLOWS);
     println!("{each} bytes for each end of an idle connection");
     assert_eq!((open, client.stats().flows, server.stats().flows), (FLOWS, FLOWS, FLOWS));
-    // Four pages where the allocator is glibc's; zeroing the buffers, whose sizes average 100 KiB, would show.
-    assert!(each <= 20 * 1024, "{each} bytes");
+    // Buffers take memory as they are filled; two of 2 KiB are what a few bytes need, and one of them was enough here.
+    assert!(each <= 6 * 1024, "{each} bytes");
 }

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_tunnel::Dropped;
-use adit_tunnel::view::{IpView, TcpView, tcp_flag};
+use adit_tunnel::view::{IpView, TcpView};
 
 use super::{Stack, ephemeral_port};
-use crate::emit::Bare;
+use crate::emit::Backlog;
 use crate::hash::Keyed;
 use crate::tcp::{Buffers, Flow, FlowConfig, Out, TimeWait, Tuple};
 use crate::timers::Timers;
@@ -228,12 +228,7 @@ impl Stack {
         };
         let Self { tcp: flows, backlog, .. } = self;
         if let Some((index, flow)) = flows.find(&tuple) {
-            flow.handle_segment(now, ip, &tcp, &mut |packet| {
-                // Dropped when the backlog is full; the peer's retransmission asks again.
-                if let Some(place) = backlog.push((), packet.len()) {
-                    place.copy_from_slice(packet);
-                }
-            });
+            flow.handle_segment(now, &tcp, &mut |packet| queue(backlog, packet));
             flows.wake(index);
             self.settle(index, now);
             return Ok(());
@@ -247,25 +242,12 @@ impl Stack {
     /// A segment for a connection in TIME-WAIT (RFC 9293 §3.10.7.4); `false` if it is for none.
     fn handle_resting(&mut self, now: Instant, tuple: &Tuple, tcp: &TcpView<'_>) -> bool {
         let Some(&(rest, until)) = self.tcp.time_wait.get(tuple) else { return false };
-        let is_newer = (tcp.sequence().wrapping_sub(rest.receive_next) as i32) > 0;
-        let syn = tcp.flags() & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
-        if until <= now || (syn && is_newer) {
+        if until <= now || rest.yields_to(now, tcp) {
             self.tcp.time_wait.remove(tuple);
             return false;
         }
-        // RST is ignored (RFC 1337); a bare acknowledgment needs no answer.
-        let asks = !tcp.payload().is_empty() || tcp.flags() & (tcp_flag::FIN | tcp_flag::SYN) != 0;
-        if asks && tcp.flags() & tcp_flag::RST == 0 {
-            let answer = Bare {
-                source: (tuple.local, tuple.local_port),
-                destination: (tuple.peer, tuple.peer_port),
-                sequence: rest.send_next,
-                acknowledgment: rest.receive_next,
-                flags: tcp_flag::ACK,
-                window: 0,
-            };
-            answer.send(&mut self.backlog);
-        }
+        let backlog = &mut self.backlog;
+        rest.answer(now, tuple, tcp, &mut |packet| queue(backlog, packet));
         true
     }
 
@@ -344,7 +326,7 @@ impl Stack {
         options: TcpOptions,
     ) -> Result<(FlowConfig, Buffers), OpenError> {
         let size = self.memory.reserve_flow().ok_or(OpenError::OverBudget)?;
-        let seed = self.random.for_key(tuple);
+        let seed = self.random.of(tuple);
         let config = FlowConfig { mtu: self.net.mtu, seed, epoch: self.epoch, options };
         Ok((config, self.tcp.buffers(size)))
     }
@@ -412,5 +394,12 @@ impl Stack {
         let slot = self.tcp.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?;
         let tuple = slot.entry.as_deref()?.flow.tuple();
         Some((tuple.local(), tuple.peer()))
+    }
+}
+
+/// Queues an answer. It is dropped when the backlog is full; the peer's retransmission asks again.
+fn queue(backlog: &mut Backlog, packet: &[u8]) {
+    if let Some(place) = backlog.push((), packet.len()) {
+        place.copy_from_slice(packet);
     }
 }

@@ -1,18 +1,24 @@
 //! TCP behind a boundary: a [`Flow`] is one connection, driven by segments and deadlines; who owns flows,
 //! finds them and pays for their memory is the [`Stack`](crate::Stack).
 //!
-//! The engine behind [`Flow`] is smoltcp's socket. Nothing outside this module knows that, so that another
-//! engine can take its place.
+//! The two halves of a connection do not know each other: [`sender`] decides which bytes leave when, [`receiver`]
+//! puts together what arrives and decides when to say so. Both speak of offsets in a stream, 64 bits wide; sequence
+//! numbers exist only in the flow.
 
+mod clock;
 mod flow;
-mod mss;
-mod port;
-#[allow(dead_code, unused_imports, reason = "the engine that drives it is not here yet")]
+mod header;
+pub(crate) mod options;
+mod receiver;
+mod ring;
+#[allow(dead_code, unused_imports, reason = "counters that nobody asks for yet")]
 mod sender;
+mod time_wait;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) use flow::{Buffers, Flow, FlowConfig, MAX_HEADERS, TimeWait};
+pub(crate) use flow::{Buffers, Flow, FlowConfig, MAX_HEADERS};
+pub(crate) use time_wait::TimeWait;
 
 /// The addresses and ports of a connection, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -39,6 +39,62 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Both directions at once, owners that write and read in pieces of any size, and ends that come when they come.
+    #[test]
+    fn two_streams_cross_a_bad_path_and_both_end(
+        seed in any::<u64>(),
+        (lost, doubled, late) in (0u64..60, 0u64..100, 0u64..300),
+        delay in 1u64..60,
+        sizes in [1usize..300_000, 0usize..300_000],
+        pieces in [1usize..40_000, 1usize..40_000],
+        pause in 0u64..30,
+    ) {
+        let link = Link { delay: Duration::from_millis(delay), lost, doubled, late, ..Link::CLEAN };
+        let mut pair = Pair::new(seed, link);
+        let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+        let flows = [client, server];
+        let data = sizes.map(pattern);
+        let (mut sent, mut received, mut shut) = ([0; 2], [Vec::new(), Vec::new()], [false; 2]);
+        let until = pair.now + 3600 * SECOND;
+        while (0..2).any(|end| received[1 - end].len() < data[end].len()) {
+            for end in 0..2 {
+                let rest = &data[end][sent[end]..];
+                sent[end] += pair.write(end, flows[end], &rest[..rest.len().min(pieces[end])]);
+                if sent[end] == data[end].len() && !std::mem::replace(&mut shut[end], true) {
+                    pair.ends[end].stack.tcp_shutdown(pair.now, flows[end]);
+                }
+                pair.read(end, flows[end], &mut received[end]);
+            }
+            prop_assert!(pair.now < until, "{:?} of {:?}", received.map(|bytes| bytes.len()), sizes);
+            pair.run(Duration::from_millis(pause));
+            pair.step(pair.now + SECOND);
+        }
+        prop_assert!(received[1] == data[0] && received[0] == data[1]);
+        pair.run(600 * SECOND);
+        for (end, flow) in flows.into_iter().enumerate() {
+            let finished = FlowEvent::Closed(crate::CloseReason::Finished);
+            prop_assert!(pair.take_events(end).contains(&StackEvent::Tcp(flow, finished)));
+        }
+    }
+}
+
+/// A queue of a hundred packets at the end of a short path: what is lost must not cost whole seconds.
+#[test]
+fn a_shallow_queue_does_not_stall_an_upload() {
+    let link = Link { delay: Duration::from_micros(100), rate: 80_000_000, queue: 160_000, ..Link::CLEAN };
+    let mut pair = Pair::new(4, link);
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let data = pattern(24 << 20);
+    let began = pair.now;
+    assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+    let took = pair.now - began;
+    // 0.31 s at the link's rate.
+    assert!(took < SECOND * 6 / 10, "{took:?}");
+}
+
 #[test]
 fn many_flows_share_the_stack_and_the_budget() {
     let budget = Budget { bytes: 32 << 20, max_flow: 1 << 20 };

@@ -68,6 +68,7 @@ fn each_direction_ends_by_itself() {
 mod datagrams;
 mod hostile;
 mod lossy;
+mod rules;
 mod segments;
 
 fn connect(pair: &mut Pair, to: &str) -> crate::FlowId {

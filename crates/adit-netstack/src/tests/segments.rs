@@ -54,8 +54,7 @@ fn bulk_data_leaves_in_super_segments_of_whole_segments() {
         pair.write(0, client, &data);
         let mut sizes = Vec::new();
         pair.ends[0].stack.poll_transmit(pair.now, &mut |packet| {
-            let headers = if to.starts_with('1') { 40 } else { 60 };
-            let payload = packet.bytes().len() - headers;
+            let payload = IpView::parse(packet.bytes()).unwrap().tcp().unwrap().payload().len();
             assert!(packet.segments().unwrap().all(|segment| segment.len() <= 1420));
             sizes.push((payload, packet.segment()));
             true
@@ -86,7 +85,8 @@ fn coalesced_segments_are_taken_whole_and_acknowledged_once() {
     outbox.host.drain(|packet| pair.ends[1].stack.handle_packet(pair.now, packet).unwrap());
     let mut received = Vec::new();
     pair.read(1, server, &mut received);
-    assert!(received == data[..40_000]);
+    // The rest leaves a little later, at the pace of the path.
+    assert!(received.len() > 10 * 1368 && data.starts_with(&received), "{}", received.len());
     let mut replies = 0;
     pair.ends[1].stack.poll_transmit(pair.now, &mut |_| {
         replies += 1;
