@@ -4,9 +4,13 @@
 use std::time::Instant;
 
 use super::api::{Ack, TICK};
+use super::bbr::Acked;
+use super::control::Controller;
 use super::cubic::Growing;
 use super::rack::Rack;
+use super::ranges::Losses;
 use super::ranges::Record;
+use super::rate::RateSample;
 use super::recovery::Phase;
 use super::time::{Time, nanos};
 use super::{MIN_MSS, Sender};
@@ -25,6 +29,8 @@ pub(super) struct Arrivals {
     pub(super) delivered: u64,
     /// When the youngest of them left that were sent once.
     youngest: Option<Time>,
+    /// When the youngest left of all, and where it began.
+    pub(super) newest: Option<(Time, u64)>,
     /// Bytes whose first transmission arrived, although they were sent again.
     pub(super) early: u64,
     /// Something arrived that left before the retransmission timer expired and was not sent again.
@@ -45,6 +51,7 @@ impl Arrivals {
             self.rack.forward = self.rack.forward.max(record.end);
             return;
         }
+        self.newest = self.newest.max(Some((record.sent, record.start)));
         self.rack.forward = self.rack.forward.max(record.end);
         let impossible = self.shortest.is_some_and(|shortest| self.now.since(record.sent) < shortest);
         if record.transmissions == 1 || !impossible {
@@ -80,6 +87,7 @@ impl Sender {
             self.note_duplicate(end - start);
         }
         let rtt = self.sample(now, acknowledged, &arrivals);
+        let rate = self.sample_rate(now, &arrivals);
         let mut losses = self.detect(now);
         if !self.sack {
             losses = self.detect_without_sack(acknowledged);
@@ -88,7 +96,7 @@ impl Sender {
         self.judge_undo(now, acknowledged, &arrivals);
         self.leave_recovery();
         self.enter_recovery(now, losses, arrivals.delivered);
-        self.adapt_window(now, acknowledged, &arrivals, losses, rtt);
+        self.adapt_window(now, acknowledged, &arrivals, losses, rtt, rate);
         if self.board.unacknowledged() >= self.round.end && acknowledged > 0 {
             self.end_round(now);
         }
@@ -135,6 +143,7 @@ impl Sender {
             rack: self.rack,
             delivered: 0,
             youngest: None,
+            newest: None,
             early: 0,
             original: false,
         }
@@ -184,10 +193,13 @@ impl Sender {
         now: Time,
         acknowledged: u64,
         arrivals: &Arrivals,
-        losses: super::ranges::Losses,
+        losses: Losses,
         rtt: Option<u64>,
+        rate: Option<RateSample>,
     ) {
-        if self.phase == Phase::Recovery {
+        if self.control.is_bbr() {
+            self.adapt_model(now, arrivals.delivered, losses, rtt, rate);
+        } else if self.phase == Phase::Recovery {
             self.reduce_proportionally(arrivals.delivered, acknowledged > 0 && losses.bytes == 0);
         } else if arrivals.delivered > 0 && self.round.uses(&self.window) {
             let growing = Growing {
@@ -200,14 +212,50 @@ impl Sender {
                 shortest: self.rtt.shortest(),
                 mss: u64::from(self.mss),
             };
-            self.control.grow(&mut self.window, &growing);
+            if let Controller::Cubic(cubic) = &mut self.control {
+                cubic.grow(&mut self.window, &growing);
+            }
+        }
+    }
+
+    /// Tells the model of the path what arrived.
+    fn adapt_model(
+        &mut self,
+        now: Time,
+        newly: u64,
+        losses: Losses,
+        rtt: Option<u64>,
+        rate: Option<RateSample>,
+    ) {
+        let Some(sample) = rate else {
+            if newly > 0 && self.phase == Phase::Loss {
+                self.window.size += newly;
+            }
+            return;
+        };
+        let acked = Acked {
+            now,
+            sample,
+            newly,
+            delivered: self.delivery.delivered,
+            losing: losses.bytes > 0,
+            rtt,
+            in_flight: self.in_flight(),
+            limited: self.round.uses(&self.window),
+            mss: u64::from(self.mss),
+            portion: self.goal(),
+            initial_window: self.initial_window,
+        };
+        if let Controller::Bbr(bbr) = &mut self.control {
+            bbr.on_ack(&mut self.window, &acked);
         }
     }
 
     /// A round trip is over. A window that was not full for as long as a timeout shrinks towards what was used (RFC
     /// 7661).
     fn end_round(&mut self, now: Time) {
-        if self.phase == Phase::Open && now.since(self.round.used_at) > self.rtt.timeout(0) {
+        let validates = self.phase == Phase::Open && !self.control.is_bbr();
+        if validates && now.since(self.round.used_at) > self.rtt.timeout(0) {
             let used = self.round.most().max(self.initial_window);
             if used < self.window.size {
                 self.window.threshold = self.window.threshold.max(self.window.size / 4 * 3);

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Control {
     /// RFC 9438 with the slow start of RFC 9406.
     Cubic,
+    /// Version 3 of draft-ietf-ccwg-bbr.
+    Bbr,
 }
 
 /// What a sender is made of. It is made when the handshake is over.

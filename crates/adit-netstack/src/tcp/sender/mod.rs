@@ -16,10 +16,13 @@
 //! | how much leaves while losses are mended | `prr` | RFC 9937 |
 //! | recovery, timeouts, and taking them back | `recovery`, `undo` | RFC 5682, RFC 3522, RFC 3708 |
 //! | the congestion window | `cubic`, `hystart` | RFC 9438, RFC 9406 |
+//! | the congestion window by a model of the path | `bbr`, `rate` | draft-ietf-ccwg-bbr |
 //! | letting data out at a rate | `pacing` | |
 
 mod ack;
 mod api;
+mod bbr;
+mod control;
 mod cubic;
 mod hystart;
 mod log;
@@ -28,6 +31,7 @@ mod probe;
 mod prr;
 mod rack;
 mod ranges;
+mod rate;
 mod recovery;
 mod rtt;
 mod time;
@@ -38,12 +42,13 @@ mod window;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::api::{Ack, Blocked, Control, Kind, Segment, SenderConfig, SenderStats, TICK};
-use self::cubic::Cubic;
+use self::control::Controller;
 use self::log::Log;
 use self::pacing::Pacing;
 use self::probe::Probe;
 use self::rack::Rack;
 use self::ranges::Scoreboard;
+use self::rate::Delivery;
 use self::recovery::{Episode, Phase};
 use self::rtt::Rtt;
 use self::time::{Time, nanos};
@@ -75,7 +80,10 @@ pub(crate) struct Sender {
     window: Window,
     initial_window: u64,
     round: Round,
-    control: Cubic,
+    control: Controller,
+    delivery: Delivery,
+    /// The window before a timeout, for a control that comes back to it.
+    before_timeout: u64,
     pacing: Pacing,
     /// Duplicate ACKs of a peer without SACK: so many packets have arrived somewhere.
     duplicates: u32,
@@ -106,7 +114,6 @@ impl Sender {
             rtt.sample(nanos(handshake));
             rtt.note_shortest(Time::START, nanos(handshake));
         }
-        let Control::Cubic = config.control;
         Self {
             origin: now,
             mss,
@@ -123,7 +130,9 @@ impl Sender {
             window: Window { size: initial_window, threshold: u64::MAX },
             initial_window,
             round: Round::new(),
-            control: Cubic::new(),
+            control: Controller::new(config.control),
+            delivery: Delivery::new(),
+            before_timeout: 0,
             pacing: Pacing::new(),
             duplicates: 0,
             probe: None,
@@ -147,7 +156,7 @@ impl Sender {
         if mss < self.mss {
             let now = self.time(now);
             let losses = self.board.lose_older(now, u64::from(mss));
-            self.stats.lost += losses.bytes;
+            self.count_lost(losses.bytes);
             self.probe = None;
             self.probe_due = false;
             self.probe_at = Time::NEVER;

@@ -83,7 +83,7 @@ impl Sender {
             self.probe = None;
             if self.phase == Phase::Open {
                 self.paced = true;
-                self.window.threshold = self.control.reduce(&self.window, u64::from(self.mss));
+                self.reduce();
                 self.window.size = self.window.size.min(self.window.threshold);
             }
         }

@@ -1,7 +1,7 @@
 //! What is done about losses: recovery by what has arrived, and the retransmission timeout.
 
 use super::Sender;
-use super::cubic::SavedCubic;
+use super::control::{Controller, SavedControl};
 use super::prr::Prr;
 use super::ranges::{Losses, State};
 use super::time::Time;
@@ -52,7 +52,7 @@ pub(super) struct Episode {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Saved {
     pub(super) window: Window,
-    pub(super) cubic: SavedCubic,
+    pub(super) control: SavedControl,
 }
 
 impl Sender {
@@ -84,9 +84,14 @@ impl Sender {
             let losses = self.board.lose(entry.start, end, entry.sent);
             found.bytes += losses.bytes;
             found.again |= losses.again;
+            self.count_lost(losses.bytes);
+            if let (Controller::Bbr(bbr), Some(sample), 1..) =
+                (&mut self.control, &entry.sample, losses.bytes)
+            {
+                bbr.on_loss(&self.window, sample, losses.bytes, self.delivery.lost, now);
+            }
             self.log.trim(end);
         }
-        self.stats.lost += found.bytes;
         found
     }
 
@@ -101,7 +106,7 @@ impl Sender {
             return Losses::default();
         }
         let losses = self.board.lose_head(u64::from(self.mss));
-        self.stats.lost += losses.bytes;
+        self.count_lost(losses.bytes);
         Losses { again: false, ..losses }
     }
 
@@ -111,7 +116,11 @@ impl Sender {
         if self.phase == Phase::Open || !self.episode.as_deref().is_none_or(over) {
             return;
         }
-        if self.phase == Phase::Recovery {
+        if self.control.is_bbr() {
+            if self.phase == Phase::Loss {
+                self.window.size = self.window.size.max(self.before_timeout);
+            }
+        } else if self.phase == Phase::Recovery {
             self.window.size = self.window.threshold.max(u64::from(self.mss));
         }
         self.phase = Phase::Open;
@@ -131,21 +140,36 @@ impl Sender {
         }
         let again = self.phase == Phase::Recovery
             && losses.again
+            && !self.control.is_bbr()
             && self.episode.as_ref().is_some_and(|episode| self.board.unacknowledged() >= episode.renewable);
         if self.phase != Phase::Open && !again {
             return;
         }
         let saved = (!again).then(|| self.save());
         self.begin_episode(now, saved, delivered);
-        self.window.threshold = self.control.reduce(&self.window, u64::from(self.mss));
+        self.reduce();
         self.phase = Phase::Recovery;
         self.probe = None;
         self.probe_at = Time::NEVER;
         self.probe_due = false;
     }
 
+    /// Reduces the threshold, and with it the window that recovery ends with, if that is how the control takes a
+    /// loss.
+    pub(super) fn reduce(&mut self) {
+        let mss = u64::from(self.mss);
+        if let Some(cubic) = self.control.cubic() {
+            self.window.threshold = cubic.reduce(&self.window, mss);
+        }
+    }
+
+    pub(super) fn count_lost(&mut self, bytes: u64) {
+        self.stats.lost += bytes;
+        self.delivery.lost += bytes;
+    }
+
     pub(super) fn save(&self) -> Saved {
-        Saved { window: self.window, cubic: self.control.save() }
+        Saved { window: self.window, control: self.control.save() }
     }
 
     fn begin_episode(&mut self, now: Time, saved: Option<Saved>, delivered: u64) {
@@ -182,7 +206,7 @@ impl Sender {
         if self.reorder_at <= now {
             let losses = self.detect(now);
             self.enter_recovery(now, losses, 0);
-            if losses.bytes > 0 && self.phase == Phase::Recovery {
+            if losses.bytes > 0 && self.phase == Phase::Recovery && !self.control.is_bbr() {
                 // There is no ACK that lets the retransmission out.
                 self.window.size = self.in_flight() + u64::from(self.mss);
             }
@@ -222,16 +246,18 @@ impl Sender {
             Phase::Open => {
                 let saved = self.save();
                 self.begin_episode(now, Some(saved), 0);
-                self.window.threshold = self.control.reduce(&self.window, u64::from(self.mss));
+                self.before_timeout = self.window.size;
+                self.reduce();
                 if let Some(episode) = &mut self.episode {
                     episode.timeout_at = (!reneged).then_some(now);
                 }
             }
             Phase::Loss if progressed => {
                 self.begin_episode(now, None, 0);
-                self.window.threshold = self.control.reduce(&self.window, u64::from(self.mss));
+                self.reduce();
             }
-            Phase::Recovery | Phase::Loss => {}
+            Phase::Recovery => self.before_timeout = self.window.size,
+            Phase::Loss => {}
         }
         if let Some(episode) = &mut self.episode {
             episode.high = self.board.next();
@@ -240,7 +266,7 @@ impl Sender {
         let young = self.rtt.smoothed().unwrap_or(0) + window;
         self.duplicates = 0;
         let losses = self.board.lose_older(now.before(young.max(1)), u64::from(self.mss));
-        self.stats.lost += losses.bytes;
+        self.count_lost(losses.bytes);
         self.window.size = self.in_flight() + u64::from(self.mss);
         self.phase = Phase::Loss;
         self.probe = None;

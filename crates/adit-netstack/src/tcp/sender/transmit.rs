@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use super::Sender;
 use super::api::{Blocked, Kind, Segment};
+use super::bbr::Bbr;
+use super::control::Controller;
 use super::log::Transmission;
 use super::recovery::Phase;
 use super::time::{MS, Time};
@@ -131,7 +133,7 @@ impl Sender {
     }
 
     /// Bytes that leave together: what the rate lets out in a millisecond, more where round trips are short.
-    fn goal(&self) -> u64 {
+    pub(super) fn goal(&self) -> u64 {
         let mss = u64::from(self.mss);
         let bonus = self.rtt.shortest().map_or(0, |rtt| 65_536 >> (rtt / (MS / 2)).min(31));
         let most = (u64::from(self.largest) / mss).max(1) * mss;
@@ -170,7 +172,8 @@ impl Sender {
             Blocked::Peer if self.board.out() == 0 && !self.persist_at.is_set() => {
                 self.persist_at = now.after(self.rtt.timeout(self.backoff));
             }
-            Blocked::Peer | Blocked::Application => {}
+            Blocked::Application => self.limit_by_application(),
+            Blocked::Peer => {}
         }
     }
 
@@ -181,8 +184,9 @@ impl Sender {
         }
         self.pacing.idle(now);
         let idle = now.since(self.last_sent);
-        self.control.pause(idle);
         self.last_sent = now;
+        let Some(cubic) = self.control.cubic() else { return };
+        cubic.pause(idle);
         let keep = KEEP.max(2 * self.rtt.smoothed().unwrap_or(0));
         if idle > keep {
             // As Linux does, but later: data is paced.
@@ -203,6 +207,7 @@ impl Sender {
         }
         let len = segment.end - segment.start;
         let new = segment.start == self.board.next();
+        let alone = self.board.out() == 0;
         self.persist_at = Time::NEVER;
         if segment.kind == Kind::TailProbe {
             self.sent_probe(now, segment);
@@ -215,7 +220,9 @@ impl Sender {
             self.board.retransmit(segment.start, segment.end, now);
         }
         let (start, end) = (segment.start, segment.end);
-        self.log.push(Transmission { sent: now, start, end, sample: None });
+        self.begin_flight(now, alone);
+        let sample = self.control.is_bbr().then(|| self.delivery.sample(self.in_flight()));
+        self.log.push(Transmission { sent: now, start, end, sample });
         self.account(segment, len, new);
         self.last_sent = now;
         self.pacing.spend(now, len);
@@ -262,6 +269,12 @@ impl Sender {
             self.pacing.set_rate(0.0);
             return;
         };
+        if let Controller::Bbr(bbr) = &self.control {
+            let known = bbr.rate > 0.0;
+            let rate = if known { bbr.rate } else { Bbr::first_rate(self.window.size, rtt) };
+            self.pacing.set_rate(rate);
+            return;
+        }
         let gain = if self.window.size < self.window.threshold / 2 { 2.0 } else { 1.2 };
         let window = self.window.size.max(self.in_flight());
         self.pacing.set_rate(gain * window as f64 / rtt as f64);

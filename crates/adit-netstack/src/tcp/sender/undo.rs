@@ -46,7 +46,7 @@ impl Sender {
         episode.fresh = 0;
         self.window.size = self.window.size.max(saved.window.size);
         self.window.threshold = saved.window.threshold;
-        self.control.restore(&saved.cubic, now.since(episode.started));
+        self.control.restore(&saved.control, now.since(episode.started));
         let log = &mut self.log;
         let mut restored = false;
         self.board.restore(|record| {

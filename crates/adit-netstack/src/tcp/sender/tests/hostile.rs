@@ -63,11 +63,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(sack: bool) -> Self {
+    fn new(sack: bool, control: Control) -> Self {
         let now = Instant::now();
         let config = SenderConfig {
             mss: MSS as u16,
-            control: Control::Cubic,
+            control,
             sack,
             initial_window: 10,
             window: 50_000,
@@ -147,8 +147,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_ack_confuses_a_sender(sack: bool, steps in prop::collection::vec(step(), 1..120)) {
-        let mut watch = Watch::new(sack);
+    fn no_ack_confuses_a_sender(sack: bool, bbr: bool, steps in prop::collection::vec(step(), 1..120)) {
+        let mut watch = Watch::new(sack, if bbr { Control::Bbr } else { Control::Cubic });
         for step in steps {
             watch.take(step);
         }

@@ -3,11 +3,20 @@
 use super::super::Control;
 use super::simulation::{MS, MSS, Path, SECOND, Simulation, completion, goodput};
 
-const CONTROLS: [Control; 1] = [Control::Cubic];
+const CONTROLS: [Control; 2] = [Control::Cubic, Control::Bbr];
 
 /// Runs a transfer to its end and returns the simulation.
 fn transfer(path: Path, bytes: u64, prepare: impl FnOnce(&mut Simulation)) -> Simulation {
-    let mut simulation = Simulation::new(path, &[Control::Cubic], 1);
+    transfer_with(Control::Cubic, path, bytes, prepare)
+}
+
+fn transfer_with(
+    control: Control,
+    path: Path,
+    bytes: u64,
+    prepare: impl FnOnce(&mut Simulation),
+) -> Simulation {
+    let mut simulation = Simulation::new(path, &[control], 1);
     prepare(&mut simulation);
     simulation.write(0, bytes);
     simulation.run(600 * SECOND);
@@ -26,30 +35,37 @@ fn lose(at: u64, mut times: u32) -> impl FnMut(u64, u64) -> bool {
 
 #[test]
 fn a_clean_path_is_filled() {
-    assert!(goodput(Path::new(100.0, 50, 200), Control::Cubic, 1, 8) > 90.0);
+    for control in CONTROLS {
+        let rate = goodput(Path::new(100.0, 50, 200), control, 1, 8);
+        assert!(rate > 88.0, "{control:?}: {rate} Mbit/s");
+    }
 }
 
 #[test]
 fn a_path_with_a_shallow_queue_is_filled() {
-    let rate = goodput(Path::new(100.0, 50, 30), Control::Cubic, 1, 8);
-    assert!(rate > 75.0, "{rate}");
+    for control in CONTROLS {
+        let rate = goodput(Path::new(100.0, 50, 30), control, 1, 8);
+        assert!(rate > 75.0, "{control:?}: {rate} Mbit/s");
+    }
 }
 
 #[test]
 fn reordering_is_not_taken_for_loss() {
     for (part, later, least) in [(0.01, 8, 85.0), (0.02, 20, 80.0)] {
         let path = Path::new(100.0, 50, 200).reorders(part, later);
-        let rate = goodput(path, Control::Cubic, 1, 8);
-        assert!(rate > least, "{part} by {later} ms: {rate} Mbit/s");
+        for control in CONTROLS {
+            let rate = goodput(path, control, 1, 6);
+            assert!(rate > least, "{control:?}, {part} by {later} ms: {rate} Mbit/s");
+        }
     }
 }
 
 #[test]
 fn a_buffer_that_a_super_segment_nearly_fills_does_not_stall_the_transfer() {
     let path = Path { delay: MS / 10, queue: 160_000, rate: 80e6, ..Path::new(1.0, 1, 1) };
-    for timer in [0, MS] {
-        let time = completion(Path { timer, ..path }, Control::Cubic, 1, 24 << 20);
-        assert!(time < 400.0, "24 MiB at 80 MB/s take {time} ms, timers of {timer} ns");
+    for (timer, control) in [(0, Control::Cubic), (MS, Control::Cubic), (MS, Control::Bbr)] {
+        let time = completion(Path { timer, ..path }, control, 1, 24 << 20);
+        assert!(time < 400.0, "{control:?}: 24 MiB at 80 MB/s take {time} ms, timers of {timer} ns");
     }
 }
 
@@ -57,8 +73,10 @@ fn a_buffer_that_a_super_segment_nearly_fills_does_not_stall_the_transfer() {
 fn timers_of_a_millisecond_do_not_slow_a_fast_path() {
     for (rtt, queue) in [(1, 200), (10, 400)] {
         let path = Path { timer: MS, ..Path::new(1000.0, rtt, queue) };
-        let rate = goodput(path, Control::Cubic, 1, 2);
-        assert!(rate > 850.0, "{rtt} ms: {rate} Mbit/s");
+        for control in CONTROLS {
+            let rate = goodput(path, control, 1, 1);
+            assert!(rate > 850.0, "{control:?}, {rtt} ms: {rate} Mbit/s");
+        }
     }
 }
 
@@ -125,12 +143,18 @@ fn a_path_that_holds_everything_back_costs_no_window() {
 
 #[test]
 fn an_outage_is_survived_and_its_end_noticed() {
+    for control in CONTROLS {
+        survive_an_outage(control);
+    }
+}
+
+fn survive_an_outage(control: Control) {
     let outage = |_, now| (300 * MS..10_000 * MS).contains(&now);
-    let slow = transfer(Path::new(100.0, 50, 200), 8_000_000, |simulation| {
+    let slow = transfer_with(control, Path::new(100.0, 50, 200), 8_000_000, |simulation| {
         simulation.fate = Some(Box::new(outage));
     });
     assert!(slow.flows[0].sender.stats().timeouts >= 4);
-    let told = transfer(Path::new(100.0, 50, 200), 8_000_000, |simulation| {
+    let told = transfer_with(control, Path::new(100.0, 50, 200), 8_000_000, |simulation| {
         simulation.fate = Some(Box::new(outage));
         simulation.nudge = Some(10_000 * MS);
     });
@@ -145,15 +169,59 @@ fn a_peer_without_sack_gets_everything() {
     }
 }
 
+/// What each of several flows delivers in `seconds`, after half of that again for settling.
+fn shares(path: Path, controls: &[Control], seconds: u64) -> Vec<f64> {
+    let mut simulation = Simulation::new(path, controls, 1);
+    (0..controls.len()).for_each(|flow| simulation.write(flow, 1 << 40));
+    simulation.run(seconds * SECOND / 2);
+    let before: Vec<u64> = simulation.flows.iter().map(|flow| flow.received()).collect();
+    simulation.run(seconds * SECOND * 3 / 2);
+    simulation.flows.iter().zip(before).map(|(flow, before)| (flow.received() - before) as f64).collect()
+}
+
+/// Jain's index: 1 if all are equal.
+fn jain(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    sum * sum / (shares.len() as f64 * shares.iter().map(|share| share * share).sum::<f64>())
+}
+
 #[test]
 fn flows_share_a_path() {
-    let mut simulation = Simulation::new(Path::new(100.0, 20, 100), &[Control::Cubic; 4], 1);
-    (0..4).for_each(|flow| simulation.write(flow, 1 << 40));
-    simulation.run(20 * SECOND);
-    let rates: Vec<f64> = simulation.flows.iter().map(|flow| flow.received() as f64).collect();
-    let sum: f64 = rates.iter().sum();
-    let jain = sum * sum / (4.0 * rates.iter().map(|rate| rate * rate).sum::<f64>());
-    assert!(jain > 0.9, "Jain's index {jain}, {rates:?}");
+    for (control, least) in [(Control::Cubic, 0.9), (Control::Bbr, 0.8)] {
+        let shares = shares(Path::new(50.0, 20, 60), &[control; 4], 20);
+        assert!(jain(&shares) > least, "{control:?}: {shares:?}");
+    }
+}
+
+#[test]
+fn a_model_leaves_cubic_alive() {
+    let controls = [Control::Bbr, Control::Bbr, Control::Cubic, Control::Cubic];
+    let shares = shares(Path::new(50.0, 20, 60), &controls, 30);
+    let part = (shares[0] + shares[1]) / shares.iter().sum::<f64>();
+    assert!(part < 0.8, "{part} of the path: {shares:?}");
+}
+
+#[test]
+fn a_model_fills_a_path_that_loses_at_random() {
+    for (loss, least) in [(0.001, 85.0), (0.01, 75.0)] {
+        let rate = goodput(Path::new(100.0, 50, 200).loses(loss), Control::Bbr, 2, 6);
+        assert!(rate > least, "{loss}: {rate} Mbit/s");
+    }
+}
+
+#[test]
+#[ignore = "prints how flows share a path; run it in release"]
+fn fairness() {
+    let (bbr, cubic) = (Control::Bbr, Control::Cubic);
+    for queue in [30, 200, 420, 1700] {
+        let path = Path::new(100.0, 50, queue);
+        let two = shares(path, &[bbr, bbr, cubic, cubic], 60);
+        let part = (two[0] + two[1]) / two.iter().sum::<f64>();
+        let [cubics, bbrs] = [cubic, bbr].map(|control| jain(&shares(path, &[control; 4], 60)));
+        println!(
+            "queue {queue:5}: two BBR beside two CUBIC {part:.2}; Jain: CUBIC {cubics:.2}, BBR {bbrs:.2}"
+        );
+    }
 }
 
 #[test]
