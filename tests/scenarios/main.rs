@@ -11,4 +11,5 @@ mod handshakes;
 mod links;
 mod moves;
 mod openvpn;
+mod symptoms;
 mod tailscale;

@@ -316,4 +316,7 @@ pub struct PeerStatus {
     pub sent: u64,
     /// Inner addresses that belong to the far end itself, where the protocol tells.
     pub addresses: Vec<IpAddr>,
+    /// What the connection seems to suffer from although packets pass.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub symptom: Option<Fault>,
 }

@@ -14,6 +14,7 @@ mod keys;
 mod member;
 mod peer;
 mod staged;
+mod symptoms;
 mod wireguard;
 
 pub use config::{ClockCheck, Config, DEFAULT_MTU, PeerConfig};

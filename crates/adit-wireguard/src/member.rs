@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit_tunnel::{Deadline, LinkId, NetQueue, Unreachable};
+use adit_tunnel::{Deadline, Fault, LinkId, NetQueue, Unreachable};
 
 use crate::endpoint::Endpoint;
 use crate::error::{Cause, Observations};
 use crate::peer::{HANDSHAKE_LEN, OVERHEAD, Peer, Timeout};
 use crate::staged::Staged;
+use crate::symptoms::Symptoms;
 use crate::{PeerConfig, PublicKey};
 
 /// Without an answer for this long (three initiations), a peer counts as silent.
@@ -34,6 +35,7 @@ pub(crate) struct Member {
     pub(crate) last_received: Option<Instant>,
     /// What was last said to be wrong, until the peer answers again.
     pub(crate) reported: Option<Cause>,
+    pub(crate) symptoms: Symptoms,
 }
 
 /// An exchange of handshakes that has not been answered yet.
@@ -78,6 +80,7 @@ impl Member {
             sent: 0,
             last_received: None,
             reported: None,
+            symptoms: Symptoms::default(),
         }
     }
 
@@ -129,6 +132,11 @@ impl Member {
         }
     }
 
+    /// What the session seems to suffer from.
+    pub(crate) fn symptom(&self) -> Option<Fault> {
+        self.symptoms.judge(keepalive(&self.config))
+    }
+
     /// Sends what waited for the session.
     pub(crate) fn flush(&mut self, now: Instant, net: &mut NetQueue) {
         let (Some(to), true) = (self.endpoint.current(), self.peer.is_ready()) else { return };
@@ -152,11 +160,16 @@ impl Member {
         loop {
             match self.peer.handle_timeout(now, &mut message) {
                 Timeout::Initiation(len) => {
+                    let age = self.peer.established().map(|at| now.saturating_duration_since(at));
+                    self.symptoms.renewing(now, age);
                     self.before_another_try(now);
                     self.send_initiation(now, &message[..len], net);
                     break;
                 }
-                Timeout::Keepalive(len) => self.send(&message[..len], net),
+                Timeout::Keepalive(len) => {
+                    self.symptoms.sent(now);
+                    self.send(&message[..len], net);
+                }
                 Timeout::GaveUp => {
                     let wanted = !self.was_up || !self.staged.is_empty() || keepalive(&self.config).is_some();
                     self.staged.clear();

@@ -225,7 +225,13 @@ impl WireGuard {
         data: &[u8],
         out: &mut Outbox,
     ) -> Result<(), Dropped> {
-        let member = self.members.get_mut(&index).ok_or(Dropped::Unexpected)?;
+        let Some(member) = self.members.get_mut(&index) else {
+            let of = self.members.values_mut().find(|member| member.endpoint.current() == Some(from));
+            if let Some(member) = of {
+                member.symptoms.foreign();
+            }
+            return Err(Dropped::Unexpected);
+        };
         if member.peer.is_stale(now) {
             member.handle_timeout(now, &mut out.net);
         }
@@ -237,6 +243,9 @@ impl WireGuard {
             OpenError::PskMismatch => Dropped::Unauthentic,
         })?;
         member.heard(now, from, data.len());
+        if let Some((session, number)) = session_and_number(data) {
+            member.symptoms.received(now, session, number);
+        }
         let allowed = match opened {
             Opened::Packet(len) => match addresses(&slot[..len]) {
                 Some((source, _)) if self.allowed.lookup(source) == Some(&index) => {
@@ -273,6 +282,7 @@ impl WireGuard {
         match member.peer.open(now, from.ip(), message, &mut reply) {
             Ok(Opened::Reply(len)) => {
                 member.heard(now, from, message.len());
+                member.symptoms.renewed(now);
                 member.send(&reply[..len], &mut out.net);
                 self.after_success(now, index, out);
                 Ok(())
@@ -383,6 +393,13 @@ impl WireGuard {
     }
 }
 
+/// The receiver's index and the counter of a data message (WireGuard paper §5.4.6).
+fn session_and_number(message: &[u8]) -> Option<(u32, u64)> {
+    let (session, rest) = message.get(4..)?.split_first_chunk::<4>()?;
+    let (number, _) = rest.split_first_chunk::<8>()?;
+    Some((u32::from_le_bytes(*session), u64::from_le_bytes(*number)))
+}
+
 /// Bytes that sealing all of `segments` may take.
 fn sealed_len(segments: &Segments<'_>) -> usize {
     segments.clone().map(|segment| segment.len() + OVERHEAD).sum()
@@ -459,6 +476,7 @@ impl Tunnel for WireGuard {
         if out.net.free() < sealed_len(&segments) {
             return Err(Dropped::Backpressure);
         }
+        member.symptoms.sent(now);
         for segment in segments {
             let len = segment.len();
             let mut slot = out.net.reserve(LINK, Some(to), len + OVERHEAD).ok_or(Dropped::Backpressure)?;
@@ -555,6 +573,7 @@ impl Tunnel for WireGuard {
             received: member.received,
             sent: member.sent,
             addresses: Vec::new(),
+            symptom: member.symptom(),
         };
         self.members.values().map(status).collect()
     }

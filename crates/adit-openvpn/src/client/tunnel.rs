@@ -548,6 +548,7 @@ impl Tunnel for OpenVpn {
             received: up.received,
             sent: up.sent,
             addresses: Vec::new(),
+            symptom: None,
         }]
     }
 }

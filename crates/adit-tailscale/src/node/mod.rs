@@ -350,6 +350,7 @@ impl Tunnel for Tailscale {
                 .map(|at| now.saturating_duration_since(at)),
             received: member.received,
             sent: member.sent,
+            symptom: None,
             addresses: self
                 .state
                 .peers
