@@ -91,6 +91,11 @@ impl Event {
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn notice(&self, event: Event);
+
+    /// A stage begins that may take `limit`. Its end is an [`Event::Verifying`], unless the run's own deadline ends it.
+    fn began(&self, stage: Stage, target: Option<&str>, limit: Duration) {
+        let _ = (stage, target, limit);
+    }
 }
 
 impl<F: Fn(Event) + Send + Sync> Observer for F {

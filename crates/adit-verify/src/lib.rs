@@ -16,6 +16,7 @@ pub mod format;
 pub mod health;
 mod infer;
 mod join;
+mod outside;
 mod plan;
 mod provider;
 mod report;
@@ -29,6 +30,7 @@ pub use event::{Event, Observer};
 pub use exit::{Exit, UnknownExit};
 pub use failure::{Context, Failure, Location};
 pub use infer::{Facts, infer};
+pub use outside::{Lookup, Outside};
 pub use plan::{Plan, Requirement, RequirementError};
 pub use report::{
     JSON_SCHEMA, Node, PathReport, Report, SCHEMA, StageReport, StageStatus, Verified, Warning,

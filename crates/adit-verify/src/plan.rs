@@ -1,11 +1,12 @@
 //! What to verify, and how patiently.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_tunnel::Prefix;
 
-use crate::{StageReport, Target, Trust, Warning};
+use crate::{Outside, StageReport, Target, Trust, Warning};
 
 /// What to verify, and how patiently. Everything that the machine knows and the network does not (time of day,
 /// files, the machine's own networks) enters here.
@@ -41,6 +42,8 @@ pub struct Plan {
     pub local_networks: Vec<Prefix>,
     /// Whether such an overlap ends the run (a TUN device) or is a warning (everything else).
     pub overlap_fails: bool,
+    /// Who can be asked, after a failure on the way to the server, what else is out of reach here; `None` asks nobody.
+    pub outside: Option<Arc<dyn Outside>>,
     /// The stages that were passed before there was a network: `env`, `config`, `credential`.
     pub before: Vec<StageReport>,
     /// Warnings of these stages.
@@ -68,6 +71,7 @@ impl Plan {
             answered: true,
             local_networks: Vec::new(),
             overlap_fails: false,
+            outside: None,
             before: Vec::new(),
             warnings: Vec::new(),
             started: started.into(),

@@ -60,6 +60,31 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report of a run that ended in a stage before there was a network.
+    pub fn ended_early(started: String, stage: Stage, failures: Vec<Failure>) -> Self {
+        let mut failures = failures.into_iter();
+        let failure = failures.next();
+        Self {
+            schema: SCHEMA.to_owned(),
+            adit: env!("CARGO_PKG_VERSION").to_owned(),
+            ok: false,
+            exit_code: failure.as_ref().map_or(stage.exit(), |failure| failure.exit).code(),
+            profile: None,
+            provider: None,
+            mode: None,
+            started,
+            duration_ms: 0,
+            verified: Verified::None,
+            furthest_stage: stage,
+            this: None,
+            path: None,
+            stages: Vec::new(),
+            failure,
+            other_failures: failures.collect(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Every failure, the first one first.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> {
         self.failure.iter().chain(&self.other_failures)

@@ -50,6 +50,9 @@ fn subject(stage: &StageReport) -> String {
         "seen",
         "days_left",
         "rtt_ms",
+        "mode",
+        "file",
+        "from",
     ];
     let found = keys.into_iter().find_map(|key| Some((key, text(key)?)));
     let detail = match found {

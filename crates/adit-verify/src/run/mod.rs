@@ -3,6 +3,7 @@
 mod connect;
 mod quality;
 mod refine;
+mod surroundings;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub async fn verify(
             Verified::None
         }
     };
+    run.survey().await;
     run.refine().await;
     run.report(verified)
 }
@@ -140,12 +142,14 @@ impl Run<'_> {
         work: impl Future<Output = Result<Passed<T>, Missed>>,
     ) -> Result<T, Stopped> {
         let began = Instant::now();
+        let name = target.map(|index| self.plan.targets[index].to_string());
+        self.observer.began(id, name.as_deref(), limit);
         self.log().running.insert((id, target), (began, None));
         let outcome = self.with_heartbeat(id, target, limit, work).await;
         self.log().running.remove(&(id, target));
         let took = ms(began.elapsed());
         let mut report = StageReport::new(id, StageStatus::Ok, took);
-        report.target = target.map(|index| self.plan.targets[index].to_string());
+        report.target = name;
         let more_than_one = |count: u32| (count > 1).then_some(count);
         let result = match outcome {
             Ok(passed) => {
@@ -297,7 +301,14 @@ impl Run<'_> {
         let failure = failures.next();
         let mut warnings = self.plan.warnings.clone();
         warnings.append(&mut log.warnings);
-        let duration_ms = ms(self.began.elapsed());
+        warnings.extend(status.peers.iter().filter_map(|peer| peer.symptom.as_ref()).map(|symptom| {
+            Warning {
+                class: symptom.class.clone(),
+                summary: format!("{}: {}", symptom.summary, symptom.evidence.join("; ")),
+            }
+        }));
+        let before: u64 = self.plan.before.iter().map(|stage| stage.ms).sum();
+        let duration_ms = ms(self.began.elapsed()).saturating_add(before);
         let exit = failure.as_ref().map_or(Exit::Ok, |failure| failure.exit);
         let report = Report {
             schema: SCHEMA.to_owned(),

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod certificates;
+mod surroundings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
