@@ -244,6 +244,83 @@ fn a_server_here_is_exposed_to_peers() {
 }
 
 #[test]
+fn every_server_here_is_exposed_as_it_comes_and_goes_but_not_adits_own() {
+    let lab = Lab::new("all");
+    lab.ok(&[
+        "up",
+        "--config",
+        "lab.conf",
+        "--detach",
+        "--target",
+        "tcp://10.77.0.1:7",
+        "--proxy=127.0.0.1:0",
+        "--expose",
+        "all",
+    ]);
+    let status: serde_json::Value = serde_json::from_str(&lab.ok(&["status", "--json"])).unwrap();
+    assert_eq!(status["fronts"]["expose"][0], "all");
+    // It comes after `up`, so it is found, not named.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let peer = |port| SocketAddr::from(([10, 77, 0, 2], port));
+    let connect = |port| lab.runtime.block_on(lab.server.connect(peer(port), adit_path::Connect::default()));
+    let until = |accepts: bool| {
+        let began = Instant::now();
+        while connect(port).is_ok() != accepts {
+            assert!(began.elapsed() < PATIENCE, "exposed: {}", !accepts);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    until(true);
+    let proxy = status["fronts"]["proxy"][0].as_str().unwrap().parse::<SocketAddr>().unwrap();
+    assert_eq!(connect(proxy.port()).unwrap_err(), adit_path::ConnectFailure::Refused);
+    drop(server);
+    until(false);
+}
+
+#[test]
+fn files_of_one_name_in_two_directories_are_two_networks() {
+    let (lab, other) = (Lab::new("names"), Lab::in_network("namesake", 78));
+    let theirs = other.directory.join("lab.conf");
+    let theirs = theirs.to_str().unwrap();
+    lab.ok(&["up", "--config", "lab.conf", "--detach", "--target", "tcp://10.77.0.1:7"]);
+    // Only the first is up: the second file means a network that is not.
+    let away = lab.run(&["status", "--config", theirs]);
+    assert_eq!(away.status.code(), Some(10));
+    assert!(
+        text(&away.stderr).contains("no adit is running for the profile lab of"),
+        "{}",
+        text(&away.stderr)
+    );
+    lab.ok(&["nc", "--config", theirs, "10.78.0.1", "7"]);
+
+    lab.ok(&["up", "--config", theirs, "--detach", "--target", "tcp://10.78.0.1:7"]);
+    let status = |flags: &[&str]| {
+        let shown = lab.ok(&[&["status", "--json"], flags].concat());
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap()
+    };
+    let (first, second) = (status(&["--config", "lab.conf"]), status(&["--config", theirs]));
+    let name = second["profile"].as_str().unwrap();
+    assert_eq!(first["profile"], "lab");
+    assert!(name.starts_with("lab-") && name.len() == 8, "{name}");
+    assert_eq!(second["file"], std::fs::canonicalize(theirs).unwrap().to_str().unwrap());
+    assert_eq!(status(&["--profile", "lab"])["pid"], first["pid"]);
+    assert_eq!(status(&["--profile", name])["pid"], second["pid"]);
+    let unclear = lab.run(&["status"]);
+    assert_eq!(unclear.status.code(), Some(2));
+    assert!(text(&unclear.stderr).contains(theirs), "{}", text(&unclear.stderr));
+    let again = lab.run(&["up", "--config", theirs, "--detach"]);
+    assert!(text(&again.stderr).contains("already running"), "{}", text(&again.stderr));
+
+    lab.ok(&["down", "--config", "lab.conf"]);
+    // Its name is free now, and still the second network is not started twice.
+    let again = lab.run(&["up", "--config", theirs, "--detach"]);
+    assert!(text(&again.stderr).contains("already running"), "{}", text(&again.stderr));
+    lab.ok(&["down", "--config", theirs]);
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+#[test]
 fn up_ends_with_another_process_and_when_idle() {
     let lab = Lab::new("lifetime");
     let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();

@@ -34,7 +34,7 @@ pub struct UpArgs {
     /// The fronts.
     #[command(flatten)]
     pub fronts: FrontArgs,
-    /// Ports of this machine that peers may reach at the tunnel's address: PORT[/udp],…
+    /// Ports of this machine that peers may reach at the tunnel's address: PORT[/udp],… or all (TCP)
     #[arg(
         long,
         env = "ADIT_EXPOSE",

@@ -20,7 +20,10 @@ use crate::control::ControlSocket;
 use crate::daemon::{self, Daemon, Detached, Identity, Parent};
 use crate::device::Served;
 use crate::dialing::Open;
-use crate::fronts::{Credentials, ExposeSpec, ForwardSpec};
+use crate::environment::Way;
+use crate::failure::Words;
+use crate::fronts::{Credentials, ExposeRule, ForwardSpec};
+use crate::preflight::{Ended, Preflight};
 use crate::profile::Profile;
 use crate::session::{Session, runtime};
 use crate::verification::{self, Repeated, Reporter, Through};
@@ -111,7 +114,7 @@ fn system(what: &str, error: &std::io::Error) -> Failure {
 struct Fronts {
     proxies: Vec<SocketAddr>,
     forwards: Vec<ForwardSpec>,
-    expose: Vec<ExposeSpec>,
+    expose: Vec<ExposeRule>,
     credentials: Option<Credentials>,
 }
 
@@ -189,8 +192,16 @@ impl Up<'_> {
             return Ok(exit);
         }
         for spec in &self.fronts.expose {
-            daemon.add_expose(*spec).await.map_err(|error| front_failed(&error))?;
-            self.context.ui.note(&format!("peers reach {spec} of this machine"));
+            match spec {
+                ExposeRule::Port(spec) => {
+                    daemon.add_expose(*spec).await.map_err(|error| front_failed(&error))?;
+                    self.context.ui.note(&format!("peers reach {spec} of this machine"));
+                }
+                ExposeRule::All => {
+                    daemon.add_expose_all();
+                    self.context.ui.note("peers reach every TCP server of this machine");
+                }
+            }
         }
         self.context.ui.note(&format!("{} is up", profile.name));
         if let Some(parent) = parent {

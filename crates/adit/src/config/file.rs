@@ -15,7 +15,7 @@ use super::table::{Reader, Source, Table, nearest};
 use super::tailnet::{self, Tailnet};
 use super::{Failures, Mode, duration};
 use crate::failure;
-use crate::fronts::{ExposeSpec, ForwardSpec, Protocol, Target};
+use crate::fronts::{ExposeRule, ForwardSpec, Protocol, Target};
 
 /// The version of the format that this build reads.
 const VERSION: i64 = 1;
@@ -68,7 +68,7 @@ pub struct ProfileEntry {
     /// `proxy.http`
     pub http: Option<Setting<SocketAddr>>,
     /// `expose`
-    pub expose: Option<Setting<Vec<ExposeSpec>>>,
+    pub expose: Option<Setting<Vec<ExposeRule>>>,
     /// `allow.out`
     pub allow: Option<Setting<Vec<Prefix>>>,
 }
@@ -185,8 +185,9 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
         duration::parse(text).map_err(|why| (why, "write a duration like \"1500ms\", or \"0s\"".to_owned()))
     });
     profile.expose = table.list("expose", reader, |text| {
-        text.parse()
-            .map_err(|error| (format!("{error}"), "write ports, like [8080, \"5353/udp\"]".to_owned()))
+        text.parse().map_err(|error| {
+            (format!("{error}"), "write ports, like [8080, \"5353/udp\"], or [\"all\"]".to_owned())
+        })
     });
     profile.tailnet = Tailnet::read(&mut table, reader);
     if let Some(mut auth) = table.table("auth", reader) {

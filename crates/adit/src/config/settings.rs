@@ -16,8 +16,8 @@ use super::setting::{Origin, Setting};
 use super::table::nearest;
 use super::tailnet::Tailnet;
 use super::{Dialect, Failures, Mode, Place, duration, search};
-use crate::failure::{self, Failure};
-use crate::fronts::ExposeSpec;
+use crate::failure::{self, Exit, Failure};
+use crate::fronts::ExposeRule;
 
 /// How long an OpenVPN server may stay silent before one over another transport is called as well.
 const HEAD_START: Duration = Duration::from_millis(1500);
@@ -119,7 +119,7 @@ pub struct Settings {
     /// The destinations that programs may reach; none allows whatever the network routes.
     pub allow: Setting<Vec<Prefix>>,
     /// The ports of this machine that peers may reach.
-    pub expose: Setting<Vec<ExposeSpec>>,
+    pub expose: Setting<Vec<ExposeRule>>,
     /// Where state is kept; `None` keeps it in memory.
     pub state_dir: Setting<Option<PathBuf>>,
     /// The control socket; `None` is the usual place.

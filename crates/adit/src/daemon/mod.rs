@@ -22,7 +22,8 @@ pub use lifetime::{exit_of_process, idle, termination};
 
 use crate::control::{ControlSocket, Info, Server, Service, SocketError, Verification};
 use crate::fronts::{
-    Credentials, Expose, ExposeSpec, Forward, ForwardSpec, FrontError, OwnPorts, Protocol, Proxy,
+    Credentials, Expose, ExposeRule, ExposeSpec, Forward, ForwardSpec, FrontError, OwnPorts, Protocol, Proxy,
+    expose_all,
 };
 
 /// Operations at a time on the control socket.
@@ -137,6 +138,12 @@ impl Daemon {
     fn front(&self, kind: &str, shown: String, run: impl Future<Output = ()> + Send + 'static) {
         let mut fronts = self.fronts();
         while fronts.tasks.try_join_next().is_some() {}
+    /// Exposes every TCP server of this machine to peers, as they come and go, except adit's own.
+    pub fn add_expose_all(&self) {
+        let run = expose_all(Arc::clone(&self.0.network), self.0.own.clone());
+        self.front("expose", ExposeRule::All.to_string(), run);
+    }
+
         fronts.listed.entry(kind.to_owned()).or_default().push(shown);
         fronts.tasks.spawn(run);
     }

@@ -9,6 +9,7 @@ mod auth;
 mod datagrams;
 mod dial;
 mod expose;
+mod expose_all;
 mod forward;
 mod http;
 mod listen;
@@ -23,6 +24,7 @@ mod tests;
 pub use auth::Credentials;
 pub use dial::{DialFailure, Dialer, Dialled, Stream};
 pub use expose::{Expose, ExposeSpec};
+pub use expose_all::{ExposeRule, expose_all};
 pub use forward::{Forward, ForwardSpec};
 pub use http::{
     BodyError, ChunkScanner, Framing, Head, HeadError, MAX_HEAD, ResponseHead, Route,
