@@ -1,16 +1,16 @@
 //! How a command reaches a network: through a running `adit up`, or by a session of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adit_path::Network;
 
 use crate::cli::{ConnectArgs, Context, Global};
 use crate::config::{self, Origin, Overrides, Place, Setting};
-use crate::control::{self, Client, ClientError, SocketError};
+use crate::control::{self, Client, ClientError, ControlSocket, Info, SocketError};
 use crate::profile::Profile;
 use crate::session::Session;
-use crate::{Failure, failure};
+use crate::{Failure, failure, session};
 
 /// A network for one command.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Access {
 
 /// Starts a session of this process, which connects by itself.
 pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile, Session), Failure> {
-    let profile = Profile::load(context, connect)?;
+    let profile = Profile::load(context, connect).map_err(|failures| context.ui.all_but_last(failures))?;
     for warning in &profile.warnings {
         context.ui.warning(warning);
     }
@@ -61,51 +61,141 @@ pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile
 
 /// Attaches to the running `adit up` that the flags mean, if there is one.
 pub(crate) async fn attach(global: &Global) -> Result<Option<Client>, Failure> {
-    let mut found = Vec::new();
-    for (name, path) in candidates(global)? {
-        match Client::connect(&path).await {
-            Ok(client) => found.push((name, client)),
-            // What a killed daemon left behind; the next `up` replaces it.
-            Err(ClientError::NotRunning(_)) => {}
-            Err(error) => return Err(failed(&error)),
-        }
+    if let Some(path) = &global.socket {
+        return connect(path).await;
+    }
+    let meant = Meant::of(global);
+    let mut found = running(|name| meant.may_be(name)).await?;
+    if let Some(file) = &meant.file {
+        // One that was started from a pipe has only its name.
+        found.retain(|(_, client)| client.file().is_none_or(|served| served == file));
+    }
+    let exact = |profile: &String| found.iter().any(|(name, _)| name == profile);
+    // Of several, a configuration that lies here says which one is meant.
+    let default = (meant.profile.is_none() && found.len() > 1).then(|| configured_profile(global)).flatten();
+    if let Some(profile) = meant.profile.or(default).filter(exact) {
+        found.retain(|(name, _)| *name == profile);
     }
     if found.len() > 1 {
-        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
-        return Err(failure::of(
-            "config.profile",
-            "several profiles are up, and it is not clear which is meant",
-        )
-        .seen(format!("running: {}", names.join(", ")))
-        .with_fix(vec!["name one: --profile NAME".to_owned()]));
+        return Err(ambiguous(&found));
     }
     Ok(found.pop().map(|(_, client)| client))
 }
 
-/// The control sockets that the flags may mean.
-fn candidates(global: &Global) -> Result<Vec<(String, PathBuf)>, Failure> {
-    if let Some(path) = &global.socket {
-        return Ok(vec![(path.display().to_string(), path.clone())]);
-    }
-    let directories = control::directories();
-    let Some(profile) = named_profile(global) else {
-        let found = control::discover(&directories);
-        // Of several, a configuration that lies here says which one is meant.
-        let default = (found.len() > 1).then(|| configured_profile(global)).flatten();
-        let meant: Vec<_> =
-            found.iter().filter(|(name, _)| Some(name) == default.as_ref()).cloned().collect();
-        return Ok(if meant.is_empty() { found } else { meant });
-    };
-    let mut paths = Vec::new();
-    for directory in directories.iter().filter(|directory| control::check_directory(directory).is_ok()) {
-        let path = control::path_in(directory, &profile).map_err(|error| unusable(&error))?;
-        if path.exists() {
-            paths.push((profile.clone(), path));
+/// Attaches to every daemon of this user whose name is wanted, each name once.
+async fn running(wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Client)>, Failure> {
+    let mut found: Vec<(String, Client)> = Vec::new();
+    for directory in control::directories() {
+        for (name, path) in control::discover(&[directory]) {
+            // The preferred directory comes first.
+            if wanted(&name)
+                && found.iter().all(|(known, _)| *known != name)
+                && let Some(client) = connect(&path).await?
+            {
+                found.push((name, client));
+            }
         }
     }
-    // The preferred directory comes first; a profile runs once.
-    paths.truncate(1);
-    Ok(paths)
+    Ok(found)
+}
+
+async fn connect(path: &Path) -> Result<Option<Client>, Failure> {
+    match Client::connect(path).await {
+        Ok(client) => Ok(Some(client)),
+        // What a killed daemon left behind; the next `up` replaces it.
+        Err(ClientError::NotRunning(_)) => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn ambiguous(found: &[(String, Client)]) -> Failure {
+    let names: Vec<_> = found
+        .iter()
+        .map(|(name, client)| match client.file() {
+            Some(file) => format!("{name} ({})", file.display()),
+            None => name.clone(),
+        })
+        .collect();
+    failure::of("config.profile", "several profiles are up, and it is not clear which is meant")
+        .seen(format!("running: {}", names.join(", ")))
+        .with_fix(vec!["name one: --profile NAME".to_owned()])
+}
+
+/// Which `adit up` the flags mean: a profile by its name, a file by its place. Files in two directories may have one
+/// name.
+struct Meant {
+    profile: Option<String>,
+    file: Option<PathBuf>,
+}
+
+impl Meant {
+    fn of(global: &Global) -> Self {
+        let file = global.config.as_deref().and_then(canonical);
+        Self { profile: named_profile(global), file }
+    }
+
+    /// Whether a daemon of this name may be the one.
+    fn may_be(&self, name: &str) -> bool {
+        self.profile.as_ref().is_none_or(|profile| {
+            let rest = name.strip_prefix(profile.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || is_suffix(rest))
+        })
+    }
+}
+
+/// A file as one absolute path; `None` for what is no regular file.
+pub(crate) fn canonical(file: &Path) -> Option<PathBuf> {
+    file.canonicalize().ok().filter(|path| path.is_file())
+}
+
+/// What tells apart two profiles of one name: `-` and four digits of their file.
+fn suffix(file: &Path) -> String {
+    // FNV-1a: the same for every run, and nobody gains by a collision, which only ends in an error.
+    let hash = file.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("-{:04x}", (hash ^ (hash >> 32)) & 0xffff)
+}
+
+fn is_suffix(text: &str) -> bool {
+    text.strip_prefix('-').is_some_and(|digits| {
+        digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    })
+}
+
+/// Takes the place of an `adit up` for this profile, and the name that it has there: the profile's own, or one with a
+/// suffix where another file's profile has that name.
+pub(crate) fn claim(
+    global: &Global,
+    profile: &str,
+    file: Option<&Path>,
+) -> Result<(ControlSocket, String), Failure> {
+    let path = socket_path(global, profile)?;
+    let claimed = |path: &Path| ControlSocket::claim(path).map_err(|error| unusable(&error));
+    let Some(file) = file.filter(|_| global.socket.is_none()) else {
+        return Ok((claimed(&path)?, profile.to_owned()));
+    };
+    let second = format!("{profile}{}", suffix(file));
+    let serves = |path: &Path| runtime_info(path);
+    // It may run under either name.
+    let second_path = socket_path(global, &second)?;
+    if let Some(info) = serves(&second_path).filter(|info| info.file.as_deref() == Some(file)) {
+        return Err(unusable(&SocketError::Running { pid: Some(info.pid) }));
+    }
+    match ControlSocket::claim(&path) {
+        Ok(socket) => Ok((socket, profile.to_owned())),
+        Err(SocketError::Running { .. })
+            if serves(&path).is_some_and(|info| info.file.is_some_and(|other| other != file)) =>
+        {
+            Ok((claimed(&second_path)?, second))
+        }
+        Err(error) => Err(unusable(&error)),
+    }
+}
+
+/// What a daemon says about itself, if there is one.
+fn runtime_info(path: &Path) -> Option<Info> {
+    session::runtime().ok()?.block_on(control::info(path)).ok()
 }
 
 /// The profile that the flags name: itself, or by a configuration file.
@@ -149,8 +239,13 @@ pub(crate) fn socket_path(global: &Global, profile: &str) -> Result<PathBuf, Fai
 
 /// The failure for a command that needs a running `adit up`.
 pub(crate) fn not_running(global: &Global) -> Failure {
+    let file = global.config.as_deref().filter(|_| global.profile.is_none()).and_then(canonical);
     let what = match (&global.socket, named_profile(global)) {
         (Some(path), _) => format!("no adit is running at {}", path.display()),
+        (None, Some(profile)) if file.is_some() => {
+            let file = file.unwrap_or_default();
+            format!("no adit is running for the profile {profile} of {}", file.display())
+        }
         (None, Some(profile)) => format!("no adit is running for the profile {profile}"),
         (None, None) => "no adit is running".to_owned(),
     };
@@ -193,4 +288,20 @@ pub(crate) fn unusable(error: &SocketError) -> Failure {
         SocketError::Io { .. } => ("env.socket", "name a writable place: --socket PATH or ADIT_SOCKET"),
     };
     failure::of(class, error.to_string()).with_fix(vec![fix.to_owned()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_for_itself_and_for_its_namesakes() {
+        let meant = Meant { profile: Some("lab".to_owned()), file: None };
+        let second = format!("lab{}", suffix(Path::new("/b/lab.conf")));
+        assert!(meant.may_be("lab") && meant.may_be(&second), "{second}");
+        for other in ["lab2", "lab-", "lab-staging", "lab-12345", "la", "lab-ABCD"] {
+            assert!(!meant.may_be(other), "{other}");
+        }
+        assert_ne!(suffix(Path::new("/a/lab.conf")), suffix(Path::new("/b/lab.conf")));
+    }
 }

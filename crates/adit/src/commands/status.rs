@@ -70,6 +70,7 @@ fn json(info: &Info, status: &Status) -> serde_json::Value {
         "version": info.version,
         "pid": info.pid,
         "profile": info.profile,
+        "file": info.file,
         "provider": info.provider,
         "mode": info.mode,
         "device": info.device,
@@ -139,6 +140,9 @@ fn text(info: &Info, status: &Status) -> String {
     };
     let Info { profile, provider, mode, pid, .. } = info;
     row("profile", format!("{profile}  ({provider}, {mode}, pid {pid}, for {})", span(info.uptime)));
+    if let Some(file) = &info.file {
+        row("file", file.display().to_string());
+    }
     row("state", format!("{}  for {}", phase(status.phase), span(status.since)));
     if let Some(fault) = &status.fault {
         row("reason", format!("{}  [{}]", fault.summary, fault.class));
@@ -238,6 +242,7 @@ mod tests {
             provider: "wireguard".to_owned(),
             mode: "tun".to_owned(),
             device: Some("adit0".to_owned()),
+            file: Some("/etc/adit/lab.conf".into()),
             uptime: Duration::from_secs(3725),
             fronts: [("proxy".to_owned(), vec!["127.0.0.1:1055".to_owned()])].into(),
             verification: Verification {
@@ -287,6 +292,7 @@ profile    lab  (wireguard, tun, pid 42, for 1 h 2 min)
 state      up  for 1 min 0 s
 device     adit0
 address    10.8.0.5/32
+file       /etc/adit/lab.conf
 routes     10.8.0.0/16, fd08::/32
 dns        10.8.0.1 .corp.internal
 peer       kEY=  203.0.113.1:51820  handshake 1 min 15 s ago  received 1.4 MiB, sent 900 B

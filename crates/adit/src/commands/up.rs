@@ -12,7 +12,7 @@ use adit_verify::health::Change;
 use adit_verify::{Event, Observer as _, Plan, Report};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::access::{socket_path, unusable};
+use crate::access::{canonical, claim, unusable};
 use crate::cli::{Context, UpArgs};
 use crate::commands::{front_failed, proxy_credentials};
 use crate::config::Settings;
@@ -50,15 +50,17 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     let path = socket_path(&context.global, &profile.name)?;
     let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
-    let served = Served::of(&profile.settings, args.force_route, &|why| context.ui.note(why))?;
-    let mut options = profile.engine_options();
-    served.lead(&mut options);
-    let session = Session::start(profile.tunnel.clone(), options)?;
-    let plan = Wanted::of(&profile, &session, &args.connect).plan()?;
+    let Begun { profile, file, socket, served, session, wanted } = match begin(context, args) {
+        Ok(begun) => begun,
+        Err(Ended::Report(report)) => return verification::publish(context, &report).map(Exit::code),
+        Err(Ended::Failure(failure)) => return Err(failure),
+    };
+    fronts.complete(&profile.settings);
+    let (plan, reporter, path) = (wanted.plan()?, context.reporter()?, socket.path().to_owned());
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let up = Up { context, args, fronts, session: &session, served: &served, socket: &socket, reporter };
-        up.run(&profile, plan, parent).await
+        up.run(&profile, file, plan, parent).await
     });
     session.shutdown();
     // The files go first and the conversations with the runtime: `adit down` returns when all is removed.
@@ -66,6 +68,32 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     if exit.is_ok() {
         let _left_behind = std::fs::remove_file(log_path(&path));
     }
+/// What an `adit up` consists of once its first stages have passed.
+struct Begun {
+    profile: Profile,
+    file: Option<PathBuf>,
+    socket: ControlSocket,
+    served: Served,
+    session: Session,
+    wanted: Wanted,
+}
+
+/// Runs the stages before there is a network, and takes what only one process can have: the control socket, the device.
+fn begin(context: &Context, args: &UpArgs) -> Result<Begun, Ended> {
+    let mut preflight = Preflight::begin(context, Way::Network)?;
+    let profile = preflight.profile(&args.connect)?;
+    let failed = |failure: Failure| preflight.ended(Stage::Env, failure);
+    let file = canonical(&profile.settings.file.value);
+    let (socket, name) = claim(&context.global, &profile.name, file.as_deref()).map_err(failed)?;
+    let say = |why: &str| context.ui.note(why);
+    let served = Served::of(&profile.settings, args.force_route, &say).map_err(failed)?;
+    let mut options = profile.engine_options();
+    served.lead(&mut options);
+    let session = Session::start(profile.tunnel.clone(), options).map_err(failed)?;
+    let wanted = Wanted { profile: name.clone(), ..preflight.wanted(&profile, &session, &args.connect) };
+    Ok(Begun { profile: Profile { name, ..profile }, file, socket, served, session, wanted })
+}
+
     drop(runtime);
     exit.map(Exit::code)
 }
@@ -82,14 +110,6 @@ fn detach(context: &Context) -> Result<u8, Failure> {
         }
         Detached::Ended(status) => Ok(u8::try_from(daemon::exit_code(status)).unwrap_or(1)),
     }
-}
-
-fn load(context: &Context, args: &UpArgs) -> Result<Profile, Failure> {
-    let profile = Profile::load(context, &args.connect)?;
-    for warning in &profile.warnings {
-        context.ui.warning(warning);
-    }
-    Ok(profile)
 }
 
 /// A connection takes up to three descriptors, and the usual soft limit is 1024.
@@ -159,7 +179,14 @@ struct Up<'a> {
 }
 
 impl Up<'_> {
-    async fn run(mut self, profile: &Profile, plan: Plan, parent: Option<Parent>) -> Result<Exit, Failure> {
+    async fn run(
+        mut self,
+        profile: &Profile,
+        file: Option<PathBuf>,
+        plan: Plan,
+        parent: Option<Parent>,
+            file,
+    ) -> Result<Exit, Failure> {
         let network = self.session.network();
         let identity = Identity {
             profile: profile.name.clone(),

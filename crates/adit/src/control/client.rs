@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use adit_path::{
     Listener, Network, Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp,
     UdpFailure, UdpFlow,
 };
+use adit_tunnel::Fault;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -27,6 +29,8 @@ use super::wire::{Connection, WireError};
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the daemon may take to shut down.
 const SHUTDOWN: Duration = Duration::from_secs(30);
+/// How often a daemon that is gone is looked for.
+const RETURN: Duration = Duration::from_secs(1);
 /// How long a verification may take.
 const VERIFICATION: Duration = Duration::from_secs(300);
 
@@ -79,6 +83,10 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    /// The profile and the file that the daemon serves.
+    served: (String, Option<PathBuf>),
+    /// Whether it is there. Whoever else serves the path meanwhile is asked nothing.
+    attached: AtomicBool,
     runtime: Handle,
     status: watch::Sender<Status>,
     ownership: RwLock<Ownership>,
@@ -92,6 +100,9 @@ impl Drop for Client {
 
 impl Client {
     /// Attaches to the daemon at `path`. Must be called within a tokio runtime with I/O and time enabled.
+    ///
+    /// When the daemon ends the network is [`Closed`](Phase::Closed): what belongs to it stays unreachable. When one
+    /// for the same profile comes back at the same place, the client attaches to it again.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         Self::connect_within(path, GRACE).await
     }
@@ -101,8 +112,14 @@ impl Client {
         connection.send(&Request::Watch).await?;
         let first =
             timeout(patience, next_status(&mut connection)).await.map_err(|_| ClientError::Silent)??;
+        let info = match ask(path, &Request::Info, patience).await? {
+            Reply::Info(info) => info,
+            other => return Err(unexpected(other)),
+        };
         let shared = Arc::new(Shared {
             path: path.to_owned(),
+            served: (info.profile, info.file),
+            attached: AtomicBool::new(true),
             runtime: Handle::current(),
             status: watch::Sender::new(Status::default()),
             ownership: RwLock::default(),
@@ -110,10 +127,13 @@ impl Client {
         shared.publish(first);
         let follower = Arc::clone(&shared);
         let follow = tokio::spawn(async move {
-            while let Ok(status) = next_status(&mut connection).await {
-                follower.publish(status);
+            loop {
+                while let Ok(status) = next_status(&mut connection).await {
+                    follower.publish(status);
+                }
+                follower.gone();
+                connection = follower.come_back().await;
             }
-            follower.status.send_modify(|status| status.phase = Phase::Closed);
         });
         Ok(Self { shared, follow: follow.abort_handle() })
     }
@@ -121,6 +141,11 @@ impl Client {
     /// The daemon's control socket.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// The file that the daemon's profile comes from.
+    pub fn file(&self) -> Option<&Path> {
+        self.shared.served.1.as_deref()
     }
 
     /// What the daemon says about itself.
@@ -171,6 +196,44 @@ pub async fn down(path: &Path) -> Result<(), ClientError> {
 }
 
 impl Shared {
+    fn gone(&self) {
+        self.attached.store(false, Ordering::Release);
+        tracing::warn!("the running `adit up` is gone; its network is unreachable until it is back");
+        self.status.send_modify(|status| {
+            status.phase = Phase::Closed;
+            status.fault = Some(Fault {
+                class: "env.daemon_gone".to_owned(),
+                summary: "the running `adit up` is gone".to_owned(),
+                evidence: Vec::new(),
+            });
+        });
+    }
+
+    /// Waits for a daemon that serves the same profile.
+    async fn come_back(&self) -> Connection {
+        loop {
+            tokio::time::sleep(RETURN).await;
+            match self.again().await {
+                Ok(connection) => {
+                    tracing::warn!("`adit up` is back");
+                    return connection;
+                }
+                Err(error) => tracing::debug!(%error, "no `adit up` is back"),
+            }
+        }
+    }
+
+    async fn again(&self) -> Result<Connection, ClientError> {
+        let info = info(&self.path).await?;
+        if (info.profile, info.file) != self.served {
+            return Err(ClientError::NotRunning(self.path.clone()));
+        }
+        let connection = dial(&self.path).await?;
+        connection.send(&Request::Watch).await?;
+        self.attached.store(true, Ordering::Release);
+        Ok(connection)
+    }
+
     fn publish(&self, status: Status) {
         if status.config != self.status.borrow().config
             && let Some(config) = &status.config
@@ -243,6 +306,9 @@ impl Client {
     /// Begins a conversation on the client's own runtime.
     async fn begin(&self, request: Request, patience: Duration) -> Result<(Reply, Connection), ClientError> {
         let path = self.shared.path.clone();
+        if !self.shared.attached.load(Ordering::Acquire) {
+            return Err(ClientError::NotRunning(path));
+        }
         let patience = patience.saturating_add(GRACE);
         let task = async move { converse(&path, &request, patience).await };
         let mut wanted = Wanted(self.shared.runtime.spawn(task));

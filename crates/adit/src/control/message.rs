@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_path::{
@@ -158,8 +159,11 @@ pub struct Info {
     pub version: String,
     /// Its process.
     pub pid: u32,
-    /// The profile that it serves.
+    /// The profile that it serves; with a suffix where another daemon has the name already.
     pub profile: String,
+    /// The file that the profile comes from, as one absolute path; `None` for a pipe.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
     /// The protocol, for example `wireguard`.
     pub provider: String,
     /// The access mode: `userspace` or `tun`.

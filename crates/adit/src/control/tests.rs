@@ -23,12 +23,15 @@ use super::testing::Scratch;
 use super::*;
 
 struct Desk {
+    profile: &'static str,
+    asked: Notify,
     stop: Notify,
 }
 
 impl Service for Desk {
     fn info(&self) -> Info {
-        Info { version: "1".to_owned(), pid: 7, profile: "lab".to_owned(), ..Info::default() }
+        self.asked.notify_one();
+        Info { version: "1".to_owned(), pid: 7, profile: self.profile.to_owned(), ..Info::default() }
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<serde_json::Value, String>> {
@@ -50,11 +53,23 @@ struct Daemon {
     desk: Arc<Desk>,
     socket: ControlSocket,
     server: JoinHandle<()>,
-    _scratch: Scratch,
+    scratch: Arc<Scratch>,
 }
 
 impl Daemon {
     fn start(clients: usize) -> Self {
+        Self::serve(clients, "lab", Arc::new(Scratch::new("daemon")))
+    }
+
+    /// Another daemon at the place of this one, which ends.
+    fn replaced_by(self, profile: &'static str) -> Self {
+        let Self { scratch, server, socket, .. } = self;
+        server.abort();
+        drop(socket);
+        Self::serve(64, profile, scratch)
+    }
+
+    fn serve(clients: usize, profile: &'static str, scratch: Arc<Scratch>) -> Self {
         let host = Host::new()
             .tcp(7, Script::Echo)
             .tcp(9, Script::Silent)
@@ -64,13 +79,12 @@ impl Daemon {
             .host([10, 77, 0, 5], host)
             .host([10, 77, 0, 6], Host::silent())
             .name("db.internal", [IpAddr::from([10, 77, 0, 5])]);
-        let scratch = Scratch::new("daemon");
         let socket = ControlSocket::claim(&scratch.path().join("lab.sock")).unwrap();
-        let desk = Arc::new(Desk { stop: Notify::new() });
+        let desk = Arc::new(Desk { profile, asked: Notify::new(), stop: Notify::new() });
         let service: Arc<dyn Service> = Arc::clone(&desk) as _;
         let server =
             Server::new(socket.bind().unwrap(), Arc::new(network.clone()), service, clients).unwrap();
-        Self { network, desk, socket, server: tokio::spawn(server.run()), _scratch: scratch }
+        Self { network, desk, socket, server: tokio::spawn(server.run()), scratch }
     }
 
     async fn client(&self) -> Client {
@@ -372,4 +386,29 @@ async fn a_silent_daemon_does_not_hold_its_client_for_ever() {
     let _listener = socket.bind().unwrap();
     let attached = Client::connect_within(socket.path(), Duration::from_millis(20)).await;
     assert!(matches!(attached, Err(ClientError::Silent)));
+}
+
+#[tokio::test]
+async fn a_client_finds_the_daemon_that_comes_back_for_the_same_profile() {
+    let daemon = Daemon::start(64);
+    let client = daemon.client().await;
+    let mut status = client.status();
+    let inside = Destination::Address(IpAddr::from([10, 77, 0, 5]));
+    assert!(client.owns(&inside));
+    // Somebody else's network at the same place is not ours. The second question comes after the first was answered.
+    let foreign = daemon.replaced_by("other");
+    foreign.desk.asked.notified().await;
+    foreign.desk.asked.notified().await;
+    let gone = status.borrow_and_update().clone();
+    assert_eq!(
+        (gone.phase, gone.fault.map(|fault| fault.class)),
+        (Phase::Closed, Some("env.daemon_gone".to_owned()))
+    );
+    assert!(client.owns(&inside), "what is private stays private while nobody serves it");
+    let refused = client.connect(at(7), quick()).await.unwrap_err();
+    assert_eq!(refused, ConnectFailure::Closed);
+
+    let _back = foreign.replaced_by("lab");
+    status.wait_for(|status| status.phase == Phase::Up).await.unwrap();
+    client.connect(at(7), quick()).await.unwrap();
 }

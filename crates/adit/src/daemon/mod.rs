@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,10 @@ pub trait Verifier: Send + Sync + 'static {
 /// Who a daemon is, for `status`.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The profile.
+    /// The profile's name among the daemons of this user.
     pub profile: String,
+    /// The file that it comes from.
+    pub file: Option<PathBuf>,
     /// The provider.
     pub provider: String,
     /// The access mode.
@@ -135,15 +138,15 @@ impl Daemon {
         Ok(())
     }
 
-    fn front(&self, kind: &str, shown: String, run: impl Future<Output = ()> + Send + 'static) {
-        let mut fronts = self.fronts();
-        while fronts.tasks.try_join_next().is_some() {}
     /// Exposes every TCP server of this machine to peers, as they come and go, except adit's own.
     pub fn add_expose_all(&self) {
         let run = expose_all(Arc::clone(&self.0.network), self.0.own.clone());
         self.front("expose", ExposeRule::All.to_string(), run);
     }
 
+    fn front(&self, kind: &str, shown: String, run: impl Future<Output = ()> + Send + 'static) {
+        let mut fronts = self.fronts();
+        while fronts.tasks.try_join_next().is_some() {}
         fronts.listed.entry(kind.to_owned()).or_default().push(shown);
         fronts.tasks.spawn(run);
     }
@@ -246,13 +249,14 @@ impl Daemon {
 
 impl Service for Daemon {
     fn info(&self) -> Info {
-        let Identity { profile, provider, mode, device } = self.0.identity.clone();
+        let Identity { profile, file, provider, mode, device } = self.0.identity.clone();
         let verified = self.0.verified.borrow().clone();
         let status = self.0.network.status().borrow().clone();
         Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             profile,
+            file,
             provider,
             mode,
             device,

@@ -50,6 +50,7 @@ fn daemon() -> (ScriptedNetwork, Daemon, Arc<AtomicU32>) {
         .host([10, 77, 0, 5], Host::new().tcp(7, Script::Echo))
         .name("echo.internal", [IpAddr::from([10, 77, 0, 5])]);
     let identity = Identity {
+        file: None,
         profile: "lab".to_owned(),
         provider: "wireguard".to_owned(),
         mode: "userspace".to_owned(),
