@@ -6,6 +6,8 @@ use std::io::{self, Read as _, Write as _};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
+use super::moving::Question;
+
 /// No answer is longer.
 const MAX_ANSWER: usize = 4096;
 
@@ -14,6 +16,7 @@ const MAX_ANSWER: usize = 4096;
 /// # Errors
 /// There is no terminal, or the person gave up (`Interrupted`).
 pub(crate) fn ask(question: &str, echo: bool) -> io::Result<Zeroizing<String>> {
+    let _nothing_moves = Question::begin();
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     // A question may come from a server: nothing in it moves the cursor.
     let question: String = question.chars().filter(|character| !character.is_control()).collect();

@@ -1,10 +1,9 @@
 //! Log lines on stderr.
 
-use std::io;
-
 use tracing_subscriber::EnvFilter;
 
 use super::Ui;
+use super::moving::Beside;
 use crate::cli::{Global, LogFormat};
 use crate::{Failure, failure};
 
@@ -22,7 +21,7 @@ pub fn start(global: &Global, ui: &Ui) -> Result<(), Failure> {
             .with_fix(vec!["write directives like adit=debug or info,adit_path=trace".to_owned()])
     })?;
     let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ui.color());
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Beside).with_ansi(ui.color());
     // A subscriber that is already there belongs to whoever embeds this function; it stays.
     let _ = match global.log_format {
         LogFormat::Text => builder.try_init(),

@@ -3,6 +3,7 @@
 mod ask;
 pub mod logging;
 mod message;
+pub(crate) mod moving;
 mod ui;
 
 pub use ui::Ui;

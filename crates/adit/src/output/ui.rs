@@ -6,6 +6,7 @@ use adit_providers::ovpn::Ask;
 use serde::Serialize;
 
 use super::message::{Severity, render};
+use super::moving;
 use crate::cli::{Color, Global, stdout_failed};
 use crate::config::Failures;
 use crate::{Exit, Failure, failure};
@@ -17,12 +18,13 @@ pub struct Ui {
     moving: bool,
     quiet: bool,
     person: bool,
+    stamped: bool,
 }
 
 impl Ui {
     /// Without colour and motion, before flags are known.
     pub fn plain() -> Self {
-        Self { color: false, moving: false, quiet: false, person: false }
+        Self { color: false, moving: false, quiet: false, person: false, stamped: false }
     }
 
     /// As flags, environment and stderr allow.
@@ -47,7 +49,8 @@ impl Ui {
         let moving =
             terminal && !dumb && !set("CI") && !set("NO_COLOR") && !global.no_progress && !global.quiet;
         let person = terminal && !set("CI") && !global.quiet;
-        Self { color, moving, quiet: global.quiet, person }
+        let stamped = !terminal || dumb || set("CI");
+        Self { color, moving, quiet: global.quiet, person, stamped }
     }
 
     /// Whether stderr takes colour.
@@ -58,6 +61,11 @@ impl Ui {
     /// Whether a progress line may move; otherwise plain lines are printed.
     pub fn moving(&self) -> bool {
         self.moving
+    }
+
+    /// Whether lines of progress begin with the time: they are read later.
+    pub fn stamped(&self) -> bool {
+        self.stamped
     }
 
     /// How to ask the person at the terminal, where there seems to be one.
@@ -108,12 +116,14 @@ impl Ui {
     ///
     /// Stdout is closed or full.
     pub fn result(&self, text: &str) -> Result<(), Failure> {
-        let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.write_all(b"\n"))
-            .and_then(|()| stdout.flush())
-            .map_err(stdout_failed)
+        let written = moving::aside(|| {
+            let mut stdout = io::stdout().lock();
+            stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.write_all(b"\n"))
+                .and_then(|()| stdout.flush())
+        });
+        written.map_err(stdout_failed)
     }
 
     /// Prints the result on stdout as JSON, indented.
@@ -129,7 +139,7 @@ impl Ui {
 
     fn stderr(&self, text: &str) {
         // A closed stderr is the caller's decision, and there is nowhere else to say it.
-        let _ = io::stderr().lock().write_all(text.as_bytes());
+        let _ = moving::aside(|| io::stderr().lock().write_all(text.as_bytes()));
     }
 }
 
