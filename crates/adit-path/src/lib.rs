@@ -14,6 +14,7 @@ mod system;
 mod tun;
 mod union;
 
+pub use adit_netstack::Budget;
 pub use engine::{CommandError, End, Engine, EngineOptions, StackOptions};
 pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
 pub use flow::{

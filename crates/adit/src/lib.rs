@@ -27,12 +27,16 @@ pub mod demo;
 mod device;
 #[cfg(feature = "cli")]
 pub mod dialing;
+mod environment;
 pub mod failure;
 pub mod fronts;
 mod machine;
 mod network;
 #[cfg(feature = "cli")]
 pub mod output;
+mod outside;
+#[cfg(feature = "cli")]
+mod preflight;
 pub mod profile;
 pub mod session;
 pub mod tailnet;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use adit_path::{
     Answer, Destination, FlowStream, Listen, Listener, PingKind, Pong, Query, Status, Udp, UdpSocket,
 };
-use adit_verify::{Context as Words, NetworkDialer, Report};
+use adit_verify::{Context as Words, NetworkDialer, Report, StageReport, Warning};
 use tokio::sync::watch;
 
 use crate::control::Client;
+use crate::environment::{self, Environment, Way};
 use crate::fronts::{Dialer, Target};
 use crate::profile::Profile;
 use crate::session::Session;
@@ -32,6 +33,8 @@ pub struct Network {
     session: Option<Session>,
     profile: String,
     provider: String,
+    before: Vec<StageReport>,
+    warnings: Vec<Warning>,
 }
 
 impl fmt::Debug for Network {
@@ -46,11 +49,21 @@ impl Network {
     /// # Errors
     /// Why no connection was made within the profile's time.
     pub async fn connect(profile: Profile) -> Result<Self, Failure> {
+        let Environment { stage, mut warnings, failure } = environment::check(Way::Network);
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let doubts = profile.warnings.iter();
+        warnings.extend(
+            doubts.map(|doubt| Warning { class: doubt.class.clone(), summary: doubt.summary.clone() }),
+        );
+        let before = std::iter::once(stage).chain(profile.stages.iter().cloned()).collect();
         let options = profile.engine_options();
         let session = Session::start(profile.tunnel, options)?;
         session.up(profile.timeout).await?;
         let provider = session.provider().word().to_owned();
-        Ok(Self { network: session.network(), session: Some(session), profile: profile.name, provider })
+        let network = session.network();
+        Ok(Self { network, session: Some(session), profile: profile.name, provider, before, warnings })
     }
 
     /// Uses the network of a running `adit up`, by its control socket.
@@ -65,7 +78,8 @@ impl Network {
         };
         let (client, profile, provider) =
             attached.await.map_err(|error| failure::of("env.not_running", error.to_string()))?;
-        Ok(Self { network: Arc::new(client), session: None, profile, provider })
+        let (before, warnings) = (Vec::new(), Vec::new());
+        Ok(Self { network: Arc::new(client), session: None, profile, provider, before, warnings })
     }
 
     /// Verifies that these targets answer, written as for `--target`; without targets that the tunnel carries
@@ -100,7 +114,8 @@ impl Network {
             provider: self.provider.clone(),
             answered: self.session.as_ref().is_none_or(Session::answered),
             handshake: self.session.as_ref().and_then(Session::patience),
-            owned: self.session.is_some(),
+            before: self.before.clone(),
+            warnings: self.warnings.clone(),
             identity: self.session.as_ref().and_then(|session| session.identity()).map(str::to_owned),
         };
         let dialer = NetworkDialer::new(Arc::clone(&self.network));

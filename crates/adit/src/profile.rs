@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_intercept::hygiene;
-use adit_path::EngineOptions;
+use adit_path::{End, EngineOptions, StackOptions};
 use adit_providers::Reader;
+use adit_verify::{Stage, StageReport, StageStatus};
 
 #[cfg(feature = "cli")]
 use crate::cli::{ConnectArgs, Context};
@@ -14,7 +15,7 @@ use crate::config::{
     self, Failures, Mode, OpenVpnProfile, Origin, Overrides, Place, ProviderFile, Setting, Settings,
 };
 use crate::session::{OpenVpnConfig, TunnelConfig};
-use crate::{Failure, failure};
+use crate::{Failure, environment, failure};
 
 /// Everything that a session is started with, checked.
 #[derive(Debug)]
@@ -35,19 +36,20 @@ pub struct Profile {
     pub warnings: Vec<Failure>,
     /// All settings, with their origins: forwards, proxies, exposed ports.
     pub settings: Settings,
+    /// The stages that reading it was: `config` and `credential`.
+    pub stages: Vec<StageReport>,
 }
 
 impl Profile {
-    /// The profile that flags, environment and files name. Failures but the last are printed. From here on the
-    /// process holds keys and cannot be dumped.
+    /// The profile that flags, environment and files name. From here on the process holds keys and cannot be dumped.
     ///
     /// # Errors
     /// There is none, or something is wrong with it.
     #[cfg(feature = "cli")]
-    pub fn load(context: &Context, connect: &ConnectArgs) -> Result<Self, Failure> {
-        let mut settings = context.settings(connect, None)?;
+    pub fn load(context: &Context, connect: &ConnectArgs) -> Result<Self, Failures> {
+        let mut settings = context.settings_or_all(connect, None)?;
         settings.ask = context.ui.asks();
-        Self::guarded(settings).map_err(|failures| context.ui.all_but_last(failures))
+        Self::guarded(settings, context.reading())
     }
 
     /// The profile of a file: a wg-quick file, an `.ovpn` file, or the default profile of an `adit.toml`. From here on the process
@@ -72,11 +74,13 @@ impl Profile {
     }
 
     fn from_overrides(overrides: Overrides) -> Result<Self, Failures> {
-        Self::guarded(config::load(&overrides, &Place::here())?)
+        let began = Instant::now();
+        let settings = config::load(&overrides, &Place::here())?;
+        Self::guarded(settings, began.elapsed())
     }
 
     /// Reads secrets after this process has become unreadable for others.
-    fn guarded(settings: Settings) -> Result<Self, Failures> {
+    fn guarded(settings: Settings, reading: Duration) -> Result<Self, Failures> {
         // Best effort: where the system refuses it, the memory is as readable as that of any process.
         if let Err(error) = hygiene::deny_dumps() {
             tracing::debug!(%error, "this process can be dumped");
@@ -86,7 +90,11 @@ impl Profile {
             take_env: hygiene::take_variable,
             ..Reader::default()
         };
-        Self::of(settings, reader)
+        let mut profile = Self::of(settings, reader)?;
+        if let Some(config) = profile.stages.first_mut() {
+            config.ms += whole_ms(reading);
+        }
+        Ok(profile)
     }
 
     /// Reads the secrets and the provider's file that settings name.
@@ -100,7 +108,18 @@ impl Profile {
                 .with_fix(vec!["use --mode userspace, or take `allow` out of the profile".to_owned()])
                 .into());
         }
+        let began = Instant::now();
+        let settings = settings.identified(&reader)?;
+        let identified = began.elapsed();
         let (file, warnings) = settings.provider_file(reader)?;
+        let secrets = settings.secret_sources();
+        let config = StageReport::new(Stage::Config, StageStatus::Ok, whole_ms(identified));
+        let credential =
+            StageReport::new(Stage::Credential, StageStatus::Ok, whole_ms(began.elapsed() - identified));
+        let stages = vec![
+            doubted(config.seen("file", settings.config.value.display().to_string()), &warnings),
+            credential.seen("from", secrets),
+        ];
         let tunnel = match file {
             ProviderFile::WgQuick(file) => file.tunnel_config(None).into(),
             ProviderFile::OpenVpn(file) => {
@@ -118,13 +137,29 @@ impl Profile {
             strict: settings.strict.value,
             warnings,
             settings,
+            stages,
         })
     }
 
     /// How the engine of a session must be made, but for its packet end.
     pub fn engine_options(&self) -> EngineOptions {
         let allow = &self.settings.allow.value;
-        EngineOptions { allow: (!allow.is_empty()).then(|| allow.clone()), ..EngineOptions::default() }
+        EngineOptions {
+            end: End::Stack(StackOptions { budget: environment::budget() }),
+            allow: (!allow.is_empty()).then(|| allow.clone()),
+        }
+    }
+}
+
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A stage with the first of its warnings.
+fn doubted(stage: StageReport, warnings: &[Failure]) -> StageReport {
+    match warnings.first() {
+        Some(first) => StageReport { status: StageStatus::Warn, class: Some(first.class.clone()), ..stage },
+        None => stage,
     }
 }
 

@@ -13,12 +13,10 @@ use adit_verify::{Context, Stage, catalogue};
 use adit_wireguard::{ClockCheck, WireGuard};
 
 use crate::config::Provider;
+use crate::environment::NOT_BEFORE;
 use crate::failure::Words;
 use crate::tailnet::{ControlSide, TailnetConfig};
 use crate::{Failure, failure, machine};
-
-/// Seconds from 1970 to 2026-11-01: no clock that is right shows an earlier time to this program.
-const NOT_BEFORE: u64 = 1_793_491_200;
 
 /// What a tunnel is started with.
 #[derive(Clone, Debug)]

@@ -1,23 +1,24 @@
 //! Verification as the commands run it: progress on stderr, the report where it was
 //! asked for.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_intercept::Launcher;
 use adit_intercept::hygiene;
 use adit_path::{BoxFuture, Network};
 use adit_verify::format::{self, Style};
 use adit_verify::health::Check;
-use adit_verify::{Dialer, Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, StageStatus};
+use adit_verify::{Dialer, Event, Exit, Failure, NetworkDialer, Observer, Plan, Report, Stage, StageStatus};
 
 use crate::cli::{ConnectArgs, Context, Format, Global};
 use crate::daemon::Verifier;
 use crate::dialing::{ExecDialer, FrontDialer, KernelDialer, Open};
-use crate::output::Ui;
+use crate::output::{Ui, moving};
 use crate::profile::Profile;
 use crate::session::Session;
 use crate::wanted::{Wanted, now};
@@ -37,7 +38,8 @@ impl Wanted {
             provider: session.provider().word().to_owned(),
             answered: session.answered(),
             handshake: session.patience(),
-            owned: true,
+            before: Vec::new(),
+            warnings: Vec::new(),
             identity: session.identity().map(str::to_owned),
         }
     }
@@ -102,10 +104,10 @@ pub(crate) async fn run(
     plan: &Plan,
     through: &Through,
 ) -> Result<Report, Failure> {
-    let reporter = Reporter::new(context)?;
+    let reporter = context.reporter()?;
     let dialer = through.dialer(&network);
     let plan = &through.complete(plan.clone());
-    Ok(adit_verify::verify(&*network, &*dialer, plan, &reporter).await)
+    Ok(adit_verify::verify(&*network, &*dialer, plan, &*reporter).await)
 }
 
 /// Shows what happens: lines on stderr, and events where they were asked for.
@@ -113,6 +115,14 @@ pub(crate) struct Reporter {
     ui: Ui,
     events: Option<Mutex<Box<dyn Write + Send>>>,
     quiet_progress: bool,
+    /// The stages that run, the oldest first, each with its target, its beginning and its limit.
+    running: Mutex<Vec<(Stage, Option<String>, Instant, Duration)>>,
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter").field("ui", &self.ui).finish_non_exhaustive()
+    }
 }
 
 impl Reporter {
@@ -122,24 +132,59 @@ impl Reporter {
     /// The destination of events cannot be opened.
     pub(crate) fn new(context: &Context) -> Result<Self, Failure> {
         let events = context.global.events.as_deref().map(open).transpose()?.map(Mutex::new);
-        Ok(Self { ui: context.ui.clone(), events, quiet_progress: context.global.quiet })
+        let (ui, quiet_progress) = (context.ui.clone(), context.global.quiet);
+        Ok(Self { ui, events, quiet_progress, running: Mutex::default() })
+    }
+}
+
+impl Reporter {
+    /// Lets the moving line follow what runs.
+    fn moves(&self, change: impl FnOnce(&mut Vec<(Stage, Option<String>, Instant, Duration)>)) {
+        if !self.ui.moving() {
+            return;
+        }
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut running);
+        let Some((stage, target, since, limit)) = running.first() else { return moving::hide() };
+        let about = target.as_ref().map(|target| format!(": {target}")).unwrap_or_default();
+        let others = match running.len() {
+            1 => String::new(),
+            count => format!(" (and {} more)", count - 1),
+        };
+        moving::show(format!("waiting for {}{about}{others}", stage.waiting_for()), *since, *limit);
     }
 }
 
 impl Observer for Reporter {
+    fn began(&self, stage: Stage, target: Option<&str>, limit: Duration) {
+        self.moves(|running| running.push((stage, target.map(str::to_owned), Instant::now(), limit)));
+    }
+
     fn notice(&self, event: Event) {
+        match &event {
+            Event::Verifying(done) => self.moves(|running| {
+                running.retain(|(stage, target, ..)| (stage, target) != (&done.id, &done.target));
+            }),
+            Event::Verified { .. } | Event::Failed(_) => self.moves(Vec::clear),
+            _ => {}
+        }
         if let Some(events) = &self.events {
             let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
             // A reader that has gone away does not end the work.
             let _gone = writeln!(events, "{}", event.ndjson(&now())).and_then(|()| events.flush());
         }
         let failed = matches!(&event, Event::Verifying(stage) if stage.status == StageStatus::Fail);
+        let told = self.ui.moving() && matches!(event, Event::Waiting { .. });
         let style = Style { color: self.ui.color() };
         if !self.quiet_progress
             && !failed
+            && !told
             && let Some(line) = format::progress(&event, style)
         {
-            self.ui.note(&line);
+            match now().get(11..) {
+                Some(time) if self.ui.stamped() => self.ui.note(&format!("{time} {line}")),
+                _ => self.ui.note(&line),
+            }
         }
     }
 }
@@ -163,9 +208,7 @@ fn open(destination: &str) -> Result<Box<dyn Write + Send>, Failure> {
 /// Prints the report in the form that was asked for; returns the exit code.
 pub(crate) fn publish(context: &Context, report: &Report) -> Result<Exit, Failure> {
     let Global { json, format, .. } = &context.global;
-    for warning in &report.warnings {
-        context.ui.note(&format!("! warning  {}  [{}]", warning.summary, warning.class));
-    }
+    show_warnings(context, report);
     for failure in report.failures() {
         context.ui.failure(failure);
     }
@@ -185,6 +228,16 @@ pub(crate) fn publish(context: &Context, report: &Report) -> Result<Exit, Failur
         }
     }
     Ok(exit)
+}
+
+/// The warnings of the verification. Those of the stages before it were shown in full when they were found.
+pub(crate) fn show_warnings(context: &Context, report: &Report) {
+    let early: Vec<_> = report.stages.iter().filter(|stage| stage.id <= Stage::Credential).collect();
+    for warning in &report.warnings {
+        if !early.iter().any(|stage| stage.class.as_deref() == Some(warning.class.as_str())) {
+            context.ui.note(&format!("! warning  {}  [{}]", warning.summary, warning.class));
+        }
+    }
 }
 
 /// Adds to the step summary of GitHub Actions, where there is one.

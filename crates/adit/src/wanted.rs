@@ -1,10 +1,12 @@
 //! From what somebody wants verified to the plan of a verification.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adit_verify::{Plan, Stage, StageReport, StageStatus, Target, TargetError, Trust, rfc3339};
+use adit_verify::{Plan, StageReport, Target, TargetError, Trust, Warning, rfc3339};
 
+use crate::outside::Machine;
 use crate::{Failure, failure, machine};
 
 /// What is to be verified.
@@ -24,8 +26,10 @@ pub(crate) struct Wanted {
     pub(crate) answered: bool,
     /// How long the handshake may take, where it is longer than usual.
     pub(crate) handshake: Option<Duration>,
-    /// Whether this process owns the tunnel, and so has read the configuration itself.
-    pub(crate) owned: bool,
+    /// The stages that were passed before there was a network; none for what attaches to one.
+    pub(crate) before: Vec<StageReport>,
+    /// The warnings of these stages.
+    pub(crate) warnings: Vec<Warning>,
     /// What the server must know of us, for advice.
     pub(crate) identity: Option<String>,
 }
@@ -43,8 +47,6 @@ impl Wanted {
         let trust = tls.then(|| Trust::load(self.ca_file.as_deref(), true)).transpose().map_err(|error| {
             failure::of("config.file", "the certificate authorities cannot be read").seen(error.to_string())
         })?;
-        let passed = |stage| StageReport::new(stage, StageStatus::Ok, 0);
-        let before = [Stage::Env, Stage::Config, Stage::Credential].map(passed);
         Ok(Plan {
             timeout: self.timeout,
             trust,
@@ -54,8 +56,9 @@ impl Wanted {
             answered: self.answered,
             handshake: self.handshake,
             local_networks: machine::networks(),
-            // A command that attaches has not seen these stages.
-            before: if self.owned { before.to_vec() } else { Vec::new() },
+            outside: Some(Arc::new(Machine)),
+            before: self.before.clone(),
+            warnings: self.warnings.clone(),
             ..Plan::new(targets, now())
         })
     }

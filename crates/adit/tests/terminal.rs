@@ -56,3 +56,36 @@ fn without_a_person_missing_credentials_are_an_error_with_the_fix() {
     assert_eq!(output.status.code(), Some(11), "{err}");
     assert!(err.contains("ovpn.creds.missing") && err.contains("--auth-user-pass"), "{err}");
 }
+
+/// What `adit verify` of a silent target shows at a terminal, with these variables and flags.
+fn shown_at_a_terminal(lab: &Lab, variables: &[(&str, &str)], flags: &str) -> String {
+    let adit = env!("CARGO_BIN_EXE_adit");
+    let verify = format!("{adit} verify --config lab.conf --target tcp://10.77.0.9:5 --timeout 2s {flags}");
+    let mut command = Command::new("script");
+    command.args(["-qec", &verify, "/dev/null"]).current_dir(&lab.directory).stdin(Stdio::null());
+    command.env_remove("CI").env_remove("NO_COLOR").env("TERM", "xterm");
+    command.env("XDG_RUNTIME_DIR", &lab.directory).envs(variables.iter().copied());
+    text(&command.output().unwrap().stdout)
+}
+
+#[test]
+fn a_line_moves_while_something_is_waited_for_and_leaves_nothing_behind() {
+    let lab = Lab::new("moving");
+    let shown = shown_at_a_terminal(&lab, &[], "");
+    let frames = shown.matches("waiting for the target: tcp://10.77.0.9:5").count();
+    assert!(frames > 3, "{frames} frames: {shown:?}");
+    // Whatever is printed stands on a line that was erased before.
+    for piece in shown.split('\n') {
+        let last = piece.rsplit("\r\x1b[K").next().unwrap();
+        assert!(!last.contains("waiting for") || last.contains("seen:"), "left behind: {piece:?}");
+    }
+    assert!(shown.contains("[deadline]"), "{shown:?}");
+    for still in [
+        shown_at_a_terminal(&lab, &[], "--no-progress"),
+        shown_at_a_terminal(&lab, &[("CI", "true")], ""),
+        shown_at_a_terminal(&lab, &[("TERM", "dumb")], ""),
+    ] {
+        assert!(!still.contains("\x1b[K") && !still.contains("0 s of"), "{still:?}");
+        assert!(still.contains("[deadline]"), "{still:?}");
+    }
+}

@@ -356,3 +356,91 @@ fn a_port_in_use_is_named_before_anything_is_connected() {
     assert!(errors.contains(&format!("(pid {})", std::process::id())), "{errors}");
     assert!(Path::new(&lab.directory).exists() && lab.leftovers().is_empty());
 }
+
+/// The report of a verification with these flags, and its exit code.
+fn report(command: &mut Command) -> (serde_json::Value, Option<i32>) {
+    let output = command.output().unwrap();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or(serde_json::Value::Null);
+    assert_eq!(report["schema"], "adit.verify/1", "{}", text(&output.stderr));
+    (report, output.status.code())
+}
+
+fn stages(report: &serde_json::Value) -> Vec<(String, String)> {
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    report["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| (word(&stage["id"]), word(&stage["status"])))
+        .collect()
+}
+
+#[test]
+fn the_stages_before_the_network_run_and_fail_like_all_others() {
+    let lab = Lab::new("stages");
+    let verify = ["verify", "--config", "lab.conf", "--target", "tcp://10.77.0.1:7", "--json"];
+    let mut command = lab.command(&verify);
+    let (passed, code) = report(command.args(["--events", "events"]));
+    assert_eq!(code, Some(0));
+    let ok = |id: &str| (id.to_owned(), "ok".to_owned());
+    assert_eq!(stages(&passed)[..3], [ok("env"), ok("config"), ok("credential")]);
+    assert!(passed["stages"][0]["evidence"]["files"].as_u64() > Some(0), "{passed}");
+    assert_eq!(passed["stages"][1]["evidence"]["file"], "lab.conf");
+    let events = std::fs::read_to_string(lab.directory.join("events")).unwrap();
+    let ids: Vec<String> = events
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|event| event["event"] == "verifying")
+        .map(|event| event["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ids[..3], ["env", "config", "credential"], "each is told while it happens");
+
+    let good = std::fs::read_to_string(lab.directory.join("lab.conf")).unwrap();
+    lab.write("lab.conf", &good.replace("AllowedIPs", "AllowdIPs"));
+    let (failed, code) = report(&mut lab.command(&verify));
+    assert_eq!((code, failed["failure"]["class"].as_str()), (Some(2), Some("wg.config.parse")));
+    assert_eq!(stages(&failed), [ok("env"), ("config".to_owned(), "fail".to_owned())]);
+    assert_eq!(failed["failure"]["location"]["line"], 6);
+    lab.write("lab.conf", &good.replace(&format!("PrivateKey = {CLIENT_KEY}\n"), ""));
+    let (failed, code) = report(&mut lab.command(&verify));
+    assert_eq!((code, failed["failure"]["class"].as_str()), (Some(11), Some("wg.key.missing")));
+    assert_eq!(stages(&failed), [ok("env"), ok("config"), ("credential".to_owned(), "fail".to_owned())]);
+
+    // A hook shows its user nothing but this.
+    let hook = lab.run(&["up", "--config", "lab.conf", "--format", "fabro-hook"]);
+    let decision: serde_json::Value = serde_json::from_slice(&hook.stdout).unwrap();
+    assert_eq!((hook.status.code(), decision["class"].as_str()), (Some(2), Some("wg.key.missing")));
+    let hook = lab.run(&["status", "--format", "fabro-hook"]);
+    let decision: serde_json::Value = serde_json::from_slice(&hook.stdout).unwrap();
+    assert_eq!((hook.status.code(), decision["class"].as_str()), (Some(2), Some("env.not_running")));
+}
+
+/// `adit verify` under another program, which changes what the machine looks like.
+fn verify_under(lab: &Lab, wrapper: &[&str]) -> (serde_json::Value, Option<i32>) {
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_adit"));
+    command.args(["verify", "--config", "lab.conf", "--target", "tcp://10.77.0.1:7", "--json"]);
+    report(command.current_dir(&lab.directory).env("XDG_RUNTIME_DIR", &lab.directory))
+}
+
+#[test]
+fn a_machine_that_lacks_something_is_told_so_by_the_stage_env() {
+    let lab = Lab::new("lacks");
+    let (failed, code) = verify_under(&lab, &["prlimit", "--nofile=48:48"]);
+    assert_eq!((code, failed["failure"]["class"].as_str()), (Some(10), Some("env.fd_limit")), "{failed}");
+    assert!(failed["failure"]["fix"][0].as_str().unwrap().contains("ulimit -n"), "{failed}");
+    assert_eq!(stages(&failed), [("env".to_owned(), "fail".to_owned())]);
+
+    let warned = |wrapper: &[&str], class: &str| {
+        let (report, code) = verify_under(&lab, wrapper);
+        assert_eq!((code, report["stages"][0]["class"].as_str()), (Some(0), Some(class)), "{report}");
+        assert_eq!(report["warnings"][0]["class"], class);
+    };
+    // First, because a server takes no handshake that is older than the last.
+    if Command::new("faketime").arg("--version").output().is_ok() || std::env::var_os("CI").is_some() {
+        let real_waits = "FAKETIME_DONT_FAKE_MONOTONIC=1";
+        warned(&["env", real_waits, "faketime", "-m", "-f", "-10y"], "env.clock");
+    }
+    // 60 MiB of address space hold the program, and leave 15 for buffers.
+    warned(&["prlimit", "--as=62914560"], "env.memory");
+}

@@ -9,18 +9,23 @@ use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
+use adit_verify::{Report, Stage};
 pub use args::*;
 pub use network::*;
 use serde_json::json;
 
 use crate::commands;
 use crate::config::{Failures, Settings};
-use crate::output::{Ui, logging};
+use crate::output::{Ui, logging, moving};
+use crate::verification::{self, Reporter};
+use crate::wanted::now;
 use crate::{Exit, Failure, dialing, failure};
 
 /// The definition that help, man pages and completions are made of.
@@ -36,7 +41,8 @@ pub struct Context {
     /// Where messages and results go.
     pub ui: Ui,
     matches: ArgMatches,
-    settings: OnceCell<Result<Settings, Failures>>,
+    settings: OnceCell<(Result<Settings, Failures>, Duration)>,
+    reporter: OnceCell<Arc<Reporter>>,
 }
 
 impl Context {
@@ -47,6 +53,21 @@ impl Context {
             ui: self.ui.clone(),
             matches: self.matches.clone(),
             settings: OnceCell::new(),
+            reporter: self.reporter.clone(),
+        }
+    }
+
+    /// Who shows what happens. There is one for a command: the destination of events is opened once.
+    ///
+    /// # Errors
+    /// The destination cannot be opened.
+    pub(crate) fn reporter(&self) -> Result<Arc<Reporter>, Failure> {
+        match self.reporter.get() {
+            Some(reporter) => Ok(Arc::clone(reporter)),
+            None => {
+                let made = Arc::new(Reporter::new(self)?);
+                Ok(Arc::clone(self.reporter.get_or_init(|| made)))
+            }
         }
     }
 
@@ -103,15 +124,29 @@ fn run(arguments: Vec<OsString>) -> u8 {
         ui.failure(&failure);
         return failure.exit.code();
     }
-    let mut context = Context { global: cli.global, ui, matches, settings: OnceCell::new() };
-    dispatch(&mut context, &cli.command).unwrap_or_else(|failure| {
-        context.ui.failure(&failure);
-        if context.global.json {
-            // Stdout may be what failed; the exit code says the same.
-            let _ = context.ui.json(&json!({ "schema": "adit.failure/1", "ok": false, "failure": failure }));
-        }
-        failure.exit.code()
-    })
+    let mut context =
+        Context { global: cli.global, ui, matches, settings: OnceCell::new(), reporter: OnceCell::new() };
+    let code = dispatch(&mut context, &cli.command).unwrap_or_else(|failure| fail(&context, failure).code());
+    moving::hide();
+    code
+}
+
+/// Says why a command failed, in the form that was asked for; returns the exit code.
+fn fail(context: &Context, failure: Failure) -> Exit {
+    moving::hide();
+    let exit = failure.exit;
+    if context.global.format != Format::Text {
+        // What reads a report reads it for every failure: a hook shows nothing else to its user.
+        let stage = Stage::ALL.into_iter().find(|stage| stage.exit() == exit).unwrap_or(Stage::Env);
+        let report = Report::ended_early(now(), failure.stage.unwrap_or(stage), vec![failure]);
+        return verification::publish(context, &report).unwrap_or(exit);
+    }
+    context.ui.failure(&failure);
+    if context.global.json {
+        // Stdout may be what failed; the exit code says the same.
+        let _ = context.ui.json(&json!({ "schema": "adit.failure/1", "ok": false, "failure": failure }));
+    }
+    exit
 }
 
 /// One function a verb. `exec` alone has more exit codes than [`Exit`]: those of its program.

@@ -1,6 +1,7 @@
 //! What flags and variables say, for the configuration.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use adit_providers::SecretSource;
 use adit_providers::tailscale::ControlUrl;
@@ -127,8 +128,18 @@ impl Context {
         connect: &ConnectArgs,
         file: Option<PathBuf>,
     ) -> Result<Settings, Failures> {
-        let read = || load(&self.overrides(connect, file)?, &Place::here());
-        self.settings.get_or_init(read).clone()
+        let read = || {
+            let began = Instant::now();
+            let settings = self.overrides(connect, file).map_err(Failures::from);
+            let settings = settings.and_then(|overrides| load(&overrides, &Place::here()));
+            (settings, began.elapsed())
+        };
+        self.settings.get_or_init(read).0.clone()
+    }
+
+    /// How long reading the settings took; zero while they are not read.
+    pub(crate) fn reading(&self) -> Duration {
+        self.settings.get().map_or(Duration::ZERO, |(_, took)| *took)
     }
 
     fn given<T>(

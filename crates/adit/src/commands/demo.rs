@@ -10,13 +10,12 @@ use adit_intercept::{LaunchFailure, Launcher, Options, Program};
 use adit_path::{EngineOptions, Network};
 use adit_sim::services;
 use adit_verify::format::{self, Style};
-use adit_verify::{
-    Dialer as _, Event, NetworkDialer, Plan, Stage, StageReport, StageStatus, TargetError, rfc3339,
-};
+use adit_verify::{Dialer as _, Event, NetworkDialer, Plan, StageReport, TargetError, rfc3339};
 
 use crate::cli::{Context, DemoArgs, DemoClientArgs};
 use crate::config::Provider;
 use crate::demo::{API_NAME, DATABASE_NAME, Embedded};
+use crate::environment::{self, Environment, Way};
 use crate::session::{Session, runtime};
 use crate::{Exit, Failure, failure};
 
@@ -38,12 +37,17 @@ pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure>
     let session = Session::start(embedded.member(), EngineOptions::default())?;
     let runtime = runtime()?;
     let network = session.network();
-    let plan = plan(&session)?;
     let progress = |event: Event| {
         if let Some(line) = format::progress(&event, Style { color: ui.color() }) {
             ui.note(&line);
         }
     };
+    let Environment { stage, failure, .. } = environment::check(Way::Exec);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    progress(Event::Verifying(stage.clone()));
+    let plan = plan(&session, vec![stage])?;
     let dialer = NetworkDialer::new(network.clone());
     let report = runtime.block_on(adit_verify::verify(&*network, &dialer, &plan, &progress));
     if let Some(failure) = report.failure {
@@ -63,20 +67,19 @@ pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure>
     Ok(code)
 }
 
-fn plan(session: &Session) -> Result<Plan, Failure> {
+fn plan(session: &Session, before: Vec<StageReport>) -> Result<Plan, Failure> {
     let targets = [format!("tcp://{DATABASE_NAME}:5432,postgres"), format!("http://{API_NAME}/healthz")];
     let targets = targets.iter().map(|text| text.parse()).collect::<Result<_, _>>();
     let targets = targets
         .map_err(|error: TargetError| failure::internal("a target of the demo").seen(error.to_string()))?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let before = [Stage::Config, Stage::Credential].map(|stage| StageReport::new(stage, StageStatus::Ok, 0));
     Ok(Plan {
         timeout: PATIENCE,
         quality: true,
         profile: Some("demo".to_owned()),
         provider: Some(session.provider().word().to_owned()),
         identity: session.identity().map(str::to_owned),
-        before: before.to_vec(),
+        before,
         ..Plan::new(targets, rfc3339(since.as_secs()))
     })
 }

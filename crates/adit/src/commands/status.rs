@@ -164,6 +164,9 @@ fn text(info: &Info, status: &Status) -> String {
     }
     for peer in &status.peers {
         row("peer", describe(peer));
+        if let Some(symptom) = &peer.symptom {
+            row("suffers", format!("{}  [{}]", symptom.summary, symptom.class));
+        }
     }
     row("verified", verified(info));
     for (kind, fronts) in &info.fronts {
@@ -239,10 +242,10 @@ mod tests {
             version: "0.1.0".to_owned(),
             pid: 42,
             profile: "lab".to_owned(),
+            file: Some("/etc/adit/lab.conf".into()),
             provider: "wireguard".to_owned(),
             mode: "tun".to_owned(),
             device: Some("adit0".to_owned()),
-            file: Some("/etc/adit/lab.conf".into()),
             uptime: Duration::from_secs(3725),
             fronts: [("proxy".to_owned(), vec!["127.0.0.1:1055".to_owned()])].into(),
             verification: Verification {
@@ -289,10 +292,10 @@ mod tests {
             text(&info, &status),
             "\
 profile    lab  (wireguard, tun, pid 42, for 1 h 2 min)
+file       /etc/adit/lab.conf
 state      up  for 1 min 0 s
 device     adit0
 address    10.8.0.5/32
-file       /etc/adit/lab.conf
 routes     10.8.0.0/16, fd08::/32
 dns        10.8.0.1 .corp.internal
 peer       kEY=  203.0.113.1:51820  handshake 1 min 15 s ago  received 1.4 MiB, sent 900 B

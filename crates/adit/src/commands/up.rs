@@ -1,5 +1,6 @@
 //! `adit up`
 
+use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use adit_path::Phase;
 use adit_verify::health::Change;
-use adit_verify::{Event, Observer as _, Plan, Report};
+use adit_verify::{Event, Observer as _, Plan, Report, Stage};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::access::{canonical, claim, unusable};
@@ -44,11 +45,6 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
         daemon::become_session_leader()
             .map_err(|error| system("the process cannot leave its session", &error))?;
     }
-    let reporter = Arc::new(Reporter::new(context)?);
-    let profile = load(context, args)?;
-    fronts.complete(&profile.settings);
-    let path = socket_path(&context.global, &profile.name)?;
-    let socket = ControlSocket::claim(&path).map_err(|error| unusable(&error))?;
     raise_descriptor_limit();
     let Begun { profile, file, socket, served, session, wanted } = match begin(context, args) {
         Ok(begun) => begun,
@@ -68,6 +64,10 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     if exit.is_ok() {
         let _left_behind = std::fs::remove_file(log_path(&path));
     }
+    drop(runtime);
+    exit.map(Exit::code)
+}
+
 /// What an `adit up` consists of once its first stages have passed.
 struct Begun {
     profile: Profile,
@@ -92,10 +92,6 @@ fn begin(context: &Context, args: &UpArgs) -> Result<Begun, Ended> {
     let session = Session::start(profile.tunnel.clone(), options).map_err(failed)?;
     let wanted = Wanted { profile: name.clone(), ..preflight.wanted(&profile, &session, &args.connect) };
     Ok(Begun { profile: Profile { name, ..profile }, file, socket, served, session, wanted })
-}
-
-    drop(runtime);
-    exit.map(Exit::code)
 }
 
 /// Starts this program again in the background, and waits for the outcome of its verification.
@@ -185,11 +181,11 @@ impl Up<'_> {
         file: Option<PathBuf>,
         plan: Plan,
         parent: Option<Parent>,
-            file,
     ) -> Result<Exit, Failure> {
         let network = self.session.network();
         let identity = Identity {
             profile: profile.name.clone(),
+            file,
             provider: self.session.provider().word().to_owned(),
             mode: self.served.mode().word().to_owned(),
             device: self.served.device(),
@@ -269,9 +265,30 @@ impl Up<'_> {
         let exit = tokio::select! {
             end = self.ended(daemon) => end.map(|()| Exit::Ok),
             phase = daemon.watch(notice) => Err(lost(daemon, phase)),
+            never = self.tell_symptoms(daemon) => match never {},
         };
         reporter.notice(Event::Disconnected);
         exit
+    }
+
+    /// Tells once of each thing that the connection seems to suffer from.
+    async fn tell_symptoms(&self, daemon: &Daemon) -> Infallible {
+        let mut status = daemon.network().status();
+        let mut told = Vec::new();
+        loop {
+            let symptoms: Vec<_> =
+                status.borrow_and_update().peers.iter().filter_map(|peer| peer.symptom.clone()).collect();
+            for symptom in symptoms {
+                if !told.contains(&symptom.class) {
+                    let failure = Failure::of_fault(&symptom, Stage::Soak, &Words::default());
+                    self.reporter.notice(Event::Degraded(failure));
+                    told.push(symptom.class);
+                }
+            }
+            if status.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
     }
 
     /// Waits for what ends it in order: `adit down`, a signal, another process, idleness.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_intercept::Launcher;
 use adit_path::{Network as _, Phase};
 use adit_verify::{Exit, Plan, Report, RequirementError, Stage};
 
@@ -10,7 +11,9 @@ use crate::access::{self, Access};
 use crate::cli::{ConnectArgs, Context, VerifyArgs};
 use crate::commands::until_interrupted;
 use crate::control::Client;
+use crate::environment::Way;
 use crate::failure::Words;
+use crate::preflight::{Ended, Preflight};
 use crate::session::runtime;
 use crate::verification::{self, Through};
 use crate::wanted::Wanted;
@@ -52,8 +55,14 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
                 }
             }
             None => {
-                let (profile, session) = access::start(context, &args.connect)?;
-                let plan = complete(Wanted::of(&profile, &session, &args.connect).plan()?);
+                let way = if Launcher::backend().is_ok() { Way::Exec } else { Way::Network };
+                let begun = Preflight::begin(context, way).and_then(|begun| begun.session(&args.connect));
+                let (_, session, wanted) = match begun {
+                    Ok(begun) => begun,
+                    Err(Ended::Report(report)) => return verification::publish(context, &report),
+                    Err(Ended::Failure(failure)) => return Err(failure),
+                };
+                let plan = complete(wanted.plan()?);
                 let through = Through::usual(None);
                 let report = verification::run(context, session.network(), &plan, &through).await;
                 session.shutdown();
@@ -80,7 +89,8 @@ async fn wanted(
         ca_file: connect.ca_file.clone(),
         answered: true,
         handshake: None,
-        owned: false,
+        before: Vec::new(),
+        warnings: Vec::new(),
         identity: None,
     };
     Ok((wanted, info.device))
@@ -129,23 +139,32 @@ pub(crate) async fn verified(
             (Access::Attached(Arc::new(client)), wanted, Vec::new())
         }
         None => {
-            let (profile, session) = access::start(context, connect)?;
-            let wanted = Wanted::of(&profile, &session, connect);
+            let way = if matches!(through, Through::Exec) { Way::Exec } else { Way::Network };
+            let begun = Preflight::begin(context, way).and_then(|begun| begun.session(connect));
+            let (profile, session, wanted) = match begun {
+                Ok(begun) => begun,
+                Err(Ended::Report(report)) => return before_the_program(context, &report).map(Err),
+                Err(Ended::Failure(failure)) => return Err(failure),
+            };
             let secrets = profile.settings.secret_variables().map(str::to_owned).collect();
             (Access::Private(Box::new(session)), wanted, secrets)
         }
     };
     let report = verification::run(context, access.network(), &wanted.plan()?, through).await?;
     if report.ok {
-        for warning in &report.warnings {
-            context.ui.note(&format!("! warning  {}  [{}]", warning.summary, warning.class));
-        }
+        verification::show_warnings(context, &report);
         return Ok(Ok(Verified { access, profile: wanted.profile, secrets }));
     }
-    verification::publish(context, &report)?;
+    let exit = before_the_program(context, &report)?;
     access.close();
-    // Every other code is the program's.
-    Ok(Err(Exit::ExecFailed))
+    Ok(Err(exit))
+}
+
+/// Publishes why no program runs. Other codes than these are the program's.
+fn before_the_program(context: &Context, report: &Report) -> Result<Exit, Failure> {
+    verification::publish(context, report)?;
+    let wrong_input = report.exit_code == Exit::Usage.code();
+    Ok(if wrong_input { Exit::Usage } else { Exit::ExecFailed })
 }
 
 /// A network that is down now would only make the program fail.

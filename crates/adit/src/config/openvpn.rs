@@ -191,6 +191,19 @@ impl Settings {
         Ok((CheckedFile::OpenVpn { profile: Box::new(loaded.profile), needs }, warnings))
     }
 
+    /// These settings with the content of the provider's file, once it is sure whose it is.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or it is of another provider than the one that is named.
+    pub fn identified(&self, reader: &Reader) -> Result<Self, Failures> {
+        let (found, settings) = self.told(reader)?;
+        if found == Provider::WireGuard {
+            settings.well_formed()?;
+        }
+        Ok(settings)
+    }
+
     /// The provider that the file's content tells, and these settings with that content.
     fn told(&self, reader: &Reader) -> Result<(Provider, Self), Failures> {
         let opened = self.open(reader)?;

@@ -446,6 +446,13 @@ impl Settings {
         )
     }
 
+    /// Where the secrets come from, as it was written; the provider's file where nothing else is named.
+    pub fn secret_sources(&self) -> Vec<String> {
+        let wireguard = [&self.private_key, &self.preshared_key].into_iter().filter_map(|s| s.value.as_ref());
+        let named: Vec<_> = wireguard.chain(self.login.sources()).map(ToString::to_string).collect();
+        if named.is_empty() { vec![self.config.value.display().to_string()] } else { named }
+    }
+
     /// Reads the secrets and the wg-quick file. `reader` says how; its rules are set from these settings.
     /// The second value is what is doubtful.
     ///
@@ -473,11 +480,24 @@ impl Settings {
         Ok((parsed, self.judged(warnings)?))
     }
 
+    /// Whether the wg-quick file is well-formed, without the keys that come from elsewhere.
+    pub(super) fn well_formed(&self) -> Result<(), Failures> {
+        let Some(opened) = &self.opened else { return Ok(()) };
+        let Err(problems) = WgQuick::parse_bytes(opened.content.expose(), &Supplied::default()) else {
+            return Ok(());
+        };
+        let name = self.config.value.display().to_string();
+        let failures = problems.0.into_iter().map(|problem| failure::of_problem(problem, &name));
+        // A key that the file lacks is a matter of credentials.
+        let wrong: Vec<_> = failures.filter(|failure| failure.exit == Exit::Usage).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(Failures(wrong)) }
+    }
+
     /// What is doubtful is a failure with `strict`.
     pub(super) fn judged(&self, mut warnings: Vec<Failure>) -> Result<Vec<Failure>, Failures> {
         if self.strict.value && !warnings.is_empty() {
             for warning in &mut warnings {
-                warning.exit = crate::Exit::Usage;
+                warning.exit = Exit::Usage;
                 warning.evidence.push(format!("{} makes a failure of this warning", self.strict.origin));
             }
             return Err(Failures(warnings));
