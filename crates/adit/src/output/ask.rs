@@ -17,17 +17,17 @@ const MAX_ANSWER: usize = 4096;
 /// There is no terminal, or the person gave up (`Interrupted`).
 pub(crate) fn ask(question: &str, echo: bool) -> io::Result<Zeroizing<String>> {
     let _nothing_moves = Question::begin();
-    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     // A question may come from a server: nothing in it moves the cursor.
     let question: String = question.chars().filter(|character| !character.is_control()).collect();
-    write!(terminal, "{question} ")?;
-    terminal.flush()?;
     let answer = {
+        // Before the question is seen: an answer may come at once.
         let _hidden = if echo { None } else { Some(Hidden::begin(&terminal)?) };
+        write!(&terminal, "{question} ")?;
         line(&terminal)
     };
     if !echo {
-        writeln!(terminal)?;
+        writeln!(&terminal)?;
     }
     answer
 }
