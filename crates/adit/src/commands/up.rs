@@ -203,7 +203,7 @@ impl Up<'_> {
 
         let report = tokio::select! {
             report = daemon.verify_now() => report,
-            end = self.ended(&daemon) => {
+            end = self.ended(&daemon, None) => {
                 end?;
                 return Ok(Exit::Interrupted);
             }
@@ -263,7 +263,7 @@ impl Up<'_> {
             });
         };
         let exit = tokio::select! {
-            end = self.ended(daemon) => end.map(|()| Exit::Ok),
+            end = self.ended(daemon, self.args.max_idle) => end.map(|()| Exit::Ok),
             phase = daemon.watch(notice) => Err(lost(daemon, phase)),
             never = self.tell_symptoms(daemon) => match never {},
         };
@@ -291,11 +291,11 @@ impl Up<'_> {
         }
     }
 
-    /// Waits for what ends it in order: `adit down`, a signal, another process, idleness.
-    async fn ended(&self, daemon: &Daemon) -> Result<(), Failure> {
+    /// Waits for what ends it in order: `adit down`, a signal, another process, idleness for longer than `max_idle`.
+    async fn ended(&self, daemon: &Daemon, max_idle: Option<Duration>) -> Result<(), Failure> {
         let cannot_wait = |error| system("the end cannot be waited for", &error);
         let exit_with = optional(self.args.exit_with.map(daemon::exit_of_process));
-        let idle = optional(self.args.max_idle.map(|limit| daemon::idle(daemon, limit)));
+        let idle = optional(max_idle.map(|limit| daemon::idle(daemon, limit)));
         tokio::select! {
             () = daemon.stopped() => Ok(()),
             signal = daemon::termination() => signal.map(drop).map_err(cannot_wait),
