@@ -31,12 +31,12 @@ pub(crate) enum Ended {
     /// A stage failed: the report is still to be published.
     Report(Box<Report>),
     /// The command cannot even report.
-    Failure(Failure),
+    Failure(Box<Failure>),
 }
 
 impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
+        Self::Failure(Box::new(failure))
     }
 }
 

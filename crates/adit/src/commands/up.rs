@@ -49,7 +49,7 @@ pub(crate) fn run(context: &mut Context, args: &UpArgs) -> Result<u8, Failure> {
     let Begun { profile, file, socket, served, session, wanted } = match begin(context, args) {
         Ok(begun) => begun,
         Err(Ended::Report(report)) => return verification::publish(context, &report).map(Exit::code),
-        Err(Ended::Failure(failure)) => return Err(failure),
+        Err(Ended::Failure(failure)) => return Err(*failure),
     };
     fronts.complete(&profile.settings);
     let (plan, reporter, path) = (wanted.plan()?, context.reporter()?, socket.path().to_owned());

@@ -60,7 +60,7 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
                 let (_, session, wanted) = match begun {
                     Ok(begun) => begun,
                     Err(Ended::Report(report)) => return verification::publish(context, &report),
-                    Err(Ended::Failure(failure)) => return Err(failure),
+                    Err(Ended::Failure(failure)) => return Err(*failure),
                 };
                 let plan = complete(wanted.plan()?);
                 let through = Through::usual(None);
@@ -144,7 +144,7 @@ pub(crate) async fn verified(
             let (profile, session, wanted) = match begun {
                 Ok(begun) => begun,
                 Err(Ended::Report(report)) => return before_the_program(context, &report).map(Err),
-                Err(Ended::Failure(failure)) => return Err(failure),
+                Err(Ended::Failure(failure)) => return Err(*failure),
             };
             let secrets = profile.settings.secret_variables().map(str::to_owned).collect();
             (Access::Private(Box::new(session)), wanted, secrets)
