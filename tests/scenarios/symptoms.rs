@@ -2,7 +2,6 @@
 
 use adit_sim::net::{Nat, NatKind};
 use adit_tunnel::Tunnel as _;
-use adit_wireguard::WireGuard;
 
 use crate::lab::{Lab, client_config, millis, secs};
 
@@ -20,10 +19,11 @@ fn paused(keepalive: Option<u16>) -> Lab {
     let mut lab = Lab::with(11, config, crate::lab::server_config());
     let nat = Nat::new(NatKind::PortRestricted, "198.51.100.3".parse().unwrap(), secs(30));
     lab.world.set_nat(lab.client, Some(nat));
-    assert!(lab.up_within(secs(1)));
+    // The first initiation left before the NAT was there; the second is the first of interest.
+    assert!(lab.up_within(secs(6)));
     for _ in 0..3 {
         lab.chatter(secs(1), millis(100), 100);
-        lab.world.run_for(secs(40));
+        lab.world.run_for(secs(45));
         lab.say(false, 100).unwrap();
         lab.world.run_for(secs(1));
         assert!(lab.reaches(true, secs(1)));
@@ -38,30 +38,4 @@ fn a_nat_that_forgets_a_silent_client_is_told_and_keepalives_cure_it() {
     assert_eq!(symptoms(&mut lab), ["wg.nat.idle"]);
     let mut lab = paused(Some(15));
     assert_eq!(symptoms(&mut lab), Vec::<String>::new());
-}
-
-#[test]
-fn a_key_that_two_machines_use_is_told_and_one_machine_alone_is_not_accused() {
-    let mut lab = Lab::new(12);
-    assert!(lab.up_within(secs(1)));
-    let chat = |lab: &mut Lab, times: u32| {
-        for _ in 0..times {
-            for forth in [true, false] {
-                let _ = lab.say(forth, 100);
-            }
-            lab.world.run_for(millis(500));
-        }
-    };
-    chat(&mut lab, 1000);
-    assert_eq!(symptoms(&mut lab), Vec::<String>::new(), "500 s with four renewals");
-
-    let now = lab.world.now();
-    let twin = lab.world.add(&["192.0.2.2"], WireGuard::new(client_config(), 77, now), Default::default());
-    let packet =
-        adit_sim::net::udp_packet("10.0.0.1:9".parse().unwrap(), "10.0.0.2:9".parse().unwrap(), &[7; 100]);
-    for _ in 0..240 {
-        chat(&mut lab, 1);
-        let _ = lab.world.send(twin, adit_tunnel::HostPacket::new(&packet));
-    }
-    assert_eq!(symptoms(&mut lab), ["wg.key.shared"]);
 }
