@@ -113,18 +113,30 @@ impl Pair {
 
     /// Fills the client's send buffer up to `limit` bytes; returns how many went in.
     pub fn write(&mut self, client: FlowId, limit: usize) -> usize {
-        let [room, _] = self.stacks[0].tcp_send_space(client);
-        let n = room.len().min(limit);
-        room[..n].fill(7);
-        self.stacks[0].tcp_sent(self.now, client, n);
-        n
+        let mut written = 0;
+        loop {
+            let [room, _] = self.stacks[0].tcp_send_space(client);
+            let n = room.len().min(limit - written);
+            if n == 0 {
+                return written;
+            }
+            room[..n].fill(7);
+            self.stacks[0].tcp_sent(self.now, client, n);
+            written += n;
+        }
     }
 
     /// Reads what the server has; returns how much.
     pub fn read(&mut self, server: FlowId) -> usize {
-        let n = self.stacks[1].tcp_recv_data(server)[0].len();
-        self.stacks[1].tcp_consumed(self.now, server, n);
-        n
+        let mut read = 0;
+        loop {
+            let n = self.stacks[1].tcp_recv_data(server)[0].len();
+            if n == 0 {
+                return read;
+            }
+            self.stacks[1].tcp_consumed(self.now, server, n);
+            read += n;
+        }
     }
 
     /// Ends a connection on both sides.

@@ -172,3 +172,26 @@ fn what_send_does_not_take_comes_again() {
     }
     assert!(taken.len() >= 2, "{}", taken.len());
 }
+
+/// Many flows that send a little in turns over a short path: none of them waits for a timer.
+#[test]
+fn pieces_on_many_flows_wait_for_no_timer() {
+    let link = Link { delay: Duration::from_micros(20), ..Link::CLEAN };
+    let mut pair = Pair::new(5, link);
+    pair.ends[1].stack.tcp_listen(80).unwrap();
+    let flows: Vec<_> = (0..20)
+        .map(|_| {
+            let client = super::connect(&mut pair, "10.0.0.2:80");
+            (client, pair.accept())
+        })
+        .collect();
+    pair.run(SECOND);
+    let data = pattern(16 * 1024);
+    for round in 0..200 {
+        let flow = flows[round % flows.len()];
+        let began = pair.now;
+        assert!(pair.transfer(0, flow, &data, SECOND) == data);
+        let took = pair.now - began;
+        assert!(took < SECOND / 100, "round {round}: {took:?}");
+    }
+}
