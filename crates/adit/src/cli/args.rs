@@ -162,7 +162,7 @@ pub struct ConnectArgs {
     /// Without any configuration file it is all that a tailnet needs.
     #[arg(long, env = "ADIT_AUTH_KEY", hide_env = true, value_name = "SOURCE")]
     pub auth_key: Option<RawSource>,
-    /// Tailscale: the control server, like https://headscale.example.com [default: that of Tailscale]
+    /// Tailscale: the URL of the control server, a Headscale's for example [default: that of Tailscale]
     #[arg(long, env = "ADIT_LOGIN_SERVER", hide_env = true, value_name = "URL", value_parser = control_url)]
     pub login_server: Option<ControlUrl>,
     /// Tailscale: the name to ask for; {run} stands for the run that this is part of [default: that of the machine]
