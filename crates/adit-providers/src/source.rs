@@ -381,12 +381,19 @@ mod tests {
 
     use super::*;
 
-    /// A fresh directory.
-    fn directory(name: &str) -> PathBuf {
+    /// A directory for one test, removed at its end.
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn directory(name: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("adit-source-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
-        path
+        Scratch(path)
     }
 
     fn file(directory: &Path, name: &str, mode: u32, content: &str) -> PathBuf {
@@ -424,7 +431,7 @@ mod tests {
     #[test]
     fn a_file_that_others_can_read_is_refused() {
         let directory = directory("exposed");
-        let path = file(&directory, "key", 0o640, "secret\n");
+        let path = file(&directory.0, "key", 0o640, "secret\n");
         let source = SecretSource::File(path.clone());
         let refused = Reader::default().read(&source, "the key");
         match exposure(&File::open(&path).unwrap(), &path).unwrap() {
@@ -440,7 +447,7 @@ mod tests {
     #[test]
     fn a_consumed_file_is_gone_and_its_blocks_are_empty() {
         let directory = directory("consumed");
-        let path = file(&directory, "key", 0o600, "canary-5d1f");
+        let path = file(&directory.0, "key", 0o600, "canary-5d1f");
         let mut witness = File::open(&path).unwrap();
         let reader = Reader { consume: true, ..Reader::default() };
         let (secret, _) = reader.read(&SecretSource::File(path.clone()), "the key").unwrap();
@@ -457,7 +464,7 @@ mod tests {
         for (content, class) in
             [(" \n", "credential.missing"), ("{{ secrets.KEY }}\n", "credential.placeholder")]
         {
-            let path = file(&directory, "key", 0o600, content);
+            let path = file(&directory.0, "key", 0o600, content);
             let problem = Reader::default().read(&SecretSource::File(path), "the key").unwrap_err();
             assert_eq!(problem.class, class);
         }
