@@ -40,7 +40,7 @@ fn a_detached_up_serves_exec_until_down() {
 }
 
 /// Ends the daemon also when the test fails: it is no child of the test.
-struct Down<'a>(&'a Lab);
+pub(crate) struct Down<'a>(pub(crate) &'a Lab);
 
 impl Drop for Down<'_> {
     fn drop(&mut self) {

@@ -1,11 +1,14 @@
 //! OpenVPN against Debian's server.
 
+mod bad_links;
 mod cells;
 mod embedded;
 mod failures;
+mod job;
 mod logins;
 mod pushes;
 mod reaches;
+mod rekeys;
 mod ways;
 
 use std::time::Duration;

@@ -4,6 +4,7 @@
 
 mod conf;
 mod container;
+mod impair;
 mod laboratory;
 mod namespace;
 mod openvpn;
@@ -14,6 +15,7 @@ mod tailnet;
 
 pub(crate) use conf::Conf;
 pub(crate) use container::in_container;
+pub(crate) use impair::{Forwarder, Impairment};
 pub(crate) use laboratory::{Lab, Part, peer, wait_until};
 pub(crate) use openvpn::{Authority, Server, Wrap, client_params, pki, server_params};
 pub(crate) use process::{Outcome, Process, run, run_with_input};

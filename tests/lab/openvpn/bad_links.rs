@@ -1,0 +1,80 @@
+//! Links that lose and reorder packets, and that add some of their own.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::LIMIT;
+use crate::support::{Forwarder, Impairment, Lab, Part, Process, Server, Wrap};
+
+const PARTS: &[Part] = &[Part::OpenVpn, Part::Names];
+/// The forwarder's address; ports tell clients apart.
+const AT: &str = "192.0.2.3";
+
+/// Begins, sends a part of a mebibyte through the network and back, and stays.
+const WORK: &str = r#"set -e; echo begins
+    head -c 131072 /dev/urandom > "up$1"
+    curl -sf --max-time 60 -H 'Expect:' --data-binary "@up$1" http://files.corp.internal/echo -o "down$1"
+    [ "$(sha256sum < "up$1")" = "$(sha256sum < "down$1")" ] && echo intact
+    exec sleep 60"#;
+
+/// Runs [`WORK`] through a forwarder.
+fn work(lab: &Lab, server: &Server, port: u16) -> Process {
+    let server = server.clone().profile(&format!("remote {AT} {port} udp"));
+    let mut command = lab.adit(&["exec", "--config", &lab.ovpn(&server), "--"]);
+    command.args(["sh", "-c", WORK, "work", &port.to_string()]);
+    Process::spawn(&format!("work{port}"), command, &lab.dir.logs())
+}
+
+#[test]
+fn a_link_that_loses_a_tenth_and_reorders_a_quarter_connects_within_ten_seconds_and_carries_data_intact() {
+    let Some(mut lab) = Lab::build("openvpn_lossy", PARTS) else { return };
+    // The largest packets of the control channel, and as many clients as there are seeds.
+    let server = Server::new().wrap(Wrap::CryptV2).server("duplicate-cn");
+    lab.start_openvpn(&server);
+    lab.adit(&[]);
+    std::thread::scope(|scope| {
+        for seed in 1..=4 {
+            let (lab, server) = (&lab, &server);
+            scope.spawn(move || {
+                let port = 2000 + seed as u16;
+                let impairment = Impairment { loss: 10, reorder: 25, seed, ..Impairment::default() };
+                let at = format!("{AT}:{port}");
+                let link = Forwarder::start(&lab.server, &at, "192.0.2.1:1194", impairment);
+                let mut work = work(lab, server, port);
+                work.wait_for("begins", Duration::from_secs(10));
+                work.wait_for("intact", LIMIT);
+                let counts = link.counts();
+                let [lost, late] = [&counts.lost, &counts.late].map(|count| count.load(Ordering::Relaxed));
+                assert!(lost > 0 && late > 0, "seed {seed}: {counts:?}");
+            });
+        }
+    });
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a process has memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("in KiB")
+}
+
+#[test]
+fn ten_thousand_hostile_packets_before_the_login_neither_keep_a_client_out_nor_fill_its_memory() {
+    let Some(mut lab) = Lab::build("openvpn_hostile", PARTS) else { return };
+    for wrap in [Wrap::None, Wrap::Auth, Wrap::Crypt, Wrap::CryptV2] {
+        let server = Server::new().wrap(wrap).server("duplicate-cn");
+        lab.start_openvpn(&server);
+        let peaks = [0, 10_000].map(|hostile| {
+            let port = 2000 + u16::from(hostile > 0);
+            let impairment = Impairment { hostile, seed: 7, ..Impairment::default() };
+            let link = Forwarder::start(&lab.server, &format!("{AT}:{port}"), "192.0.2.1:1194", impairment);
+            let mut work = work(&lab, &server, port);
+            work.wait_for("intact", LIMIT);
+            assert_eq!(link.counts().hostile.load(Ordering::Relaxed), hostile);
+            peak(&work)
+        });
+        println!("{wrap:?}: {} KiB in peace, {} KiB under attack", peaks[0], peaks[1]);
+        assert!(peaks[1] < peaks[0] + 4096, "{wrap:?}: {peaks:?} KiB");
+    }
+}
