@@ -30,10 +30,6 @@ pub struct Config {
     pub fallback_cipher: Option<Cipher>,
     /// The HMAC of CBC data channels (`auth`); tls-auth carries its own in [`Wrap::Auth`].
     pub auth: Option<Algorithm>,
-    /// Framing that the profile asks for; the server's push overrides it.
-    pub compression: Compression,
-    /// The MTU inside (`tun-mtu`).
-    pub tun_mtu: u16,
     /// Addresses of the profile itself (`ifconfig`, `ifconfig-ipv6`), for servers that push none.
     pub addresses: Vec<Prefix>,
     /// Routes of the profile itself.
@@ -113,8 +109,6 @@ impl Config {
             data_ciphers: vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305],
             fallback_cipher: None,
             auth: Some(Algorithm::Sha1),
-            compression: Compression::None,
-            tun_mtu: 1500,
             addresses: Vec::new(),
             routes: Vec::new(),
             dns: DnsConfig::default(),
@@ -174,6 +168,10 @@ pub struct Remote {
     pub connect_timeout: Duration,
     /// Protection of the control channel.
     pub wrap: Wrap,
+    /// Framing that the profile asks for (`comp-lzo`, `compress`); the server's push overrides it.
+    pub compression: Compression,
+    /// The MTU inside (`tun-mtu`); the server's push overrides it.
+    pub tun_mtu: u16,
     /// `mssfix`.
     pub mssfix: MssFix,
     /// `fragment`, in bytes of the outer datagram.
@@ -194,6 +192,8 @@ impl Remote {
             via: None,
             connect_timeout: Duration::from_secs(120),
             wrap,
+            compression: Compression::None,
+            tun_mtu: 1500,
             mssfix: MssFix::Default,
             fragment: None,
             exit_notify: 0,

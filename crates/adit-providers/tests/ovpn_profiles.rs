@@ -221,12 +221,36 @@ fn the_page_of_options_is_that_of_the_table() {
 }
 
 #[test]
+fn what_stands_in_a_block_holds_for_its_server_alone() {
+    use adit_openvpn::{Compression, MssFix};
+    let text = "client\nauth-user-pass\nca ca.crt\nremote-cert-tls server\ncomp-lzo no\ntun-mtu 1400\nmssfix 1300\n\
+                remote a\n<connection>\nremote b\ncompress stub-v2\ntun-mtu 1280\nmssfix 0\nfragment 1100\n\
+                </connection>\n<connection>\nremote c\nfragment 1000\n</connection>\n";
+    let mut files = Beside(Reader { insecure_perms: true, ..Reader::default() });
+    let profile =
+        Ovpn::read(text.as_bytes(), &directory("profiles").join("x.ovpn"), &mut files).unwrap();
+    let said: Vec<_> = profile
+        .remotes
+        .iter()
+        .map(|remote| (remote.compression, remote.tun_mtu, remote.mssfix, remote.fragment))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (Compression::Lzo, 1400, MssFix::Payload(1300), None),
+            (Compression::StubV2, 1280, MssFix::Off, Some(1100)),
+            (Compression::Lzo, 1400, MssFix::Payload(1300), Some(1000)),
+        ]
+    );
+}
+
+#[test]
 fn the_tunnel_gets_what_the_profile_says() {
     use adit_openvpn::{Cipher, Compression, Direction, MssFix, Transport, Via, Wrap};
     let nord = config("nordvpn");
     assert!(nord.remote_random && nord.pull && !nord.wide_strings);
     assert_eq!(
-        (nord.compression, nord.ping, nord.ping_restart),
+        (nord.remotes[0].compression, nord.ping, nord.ping_restart),
         (Compression::Lzo, Some(Duration::from_secs(15)), Some(Duration::ZERO))
     );
     assert_eq!((nord.reneg_interval, nord.remotes[0].mssfix), (Duration::ZERO, MssFix::Payload(1450)));

@@ -221,7 +221,7 @@ impl OpenVpn {
         match Session::new(now, parts) {
             Ok(mut session) => {
                 session.transmit(now, &mut out.net);
-                let pull = Pull::new(&self.config, Some(attempt.server.ip()));
+                let pull = Pull::new(&self.config, remote, Some(attempt.server.ip()));
                 let wait = Wait::new(now + self.config.hand_window, pull);
                 attempt.step = Step::Session(Box::new(session), Box::new(wait));
             }

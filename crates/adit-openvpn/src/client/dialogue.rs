@@ -195,7 +195,7 @@ impl OpenVpn {
             peer_id: pushed.peer_id.is_some_and(|id| id < 0x00ff_ffff),
             transport: remote.transport,
             outside_v6: attempt.server.is_ipv6(),
-            compression: pushed.compression.unwrap_or(self.config.compression),
+            compression: pushed.compression.unwrap_or(remote.compression),
             fragment: remote.fragment,
             mssfix: remote.mssfix,
             tun_mtu: net.mtu,

@@ -38,7 +38,7 @@ pub fn options_string(config: &Config, remote: &Remote) -> String {
     let cipher = config.fallback_cipher.or_else(|| config.data_ciphers.first().copied());
     let auth = config.auth.unwrap_or(Algorithm::Sha1);
     let overhead = cipher.map_or(0, |cipher| {
-        let payload = usize::from(config.tun_mtu);
+        let payload = usize::from(remote.tun_mtu);
         Suite { cipher, auth, epoch: false }.sealed_len(true, payload) - payload
     });
     let proto = match (remote.transport, remote.family) {
@@ -49,10 +49,10 @@ pub fn options_string(config: &Config, remote: &Remote) -> String {
     };
     let mut text = format!(
         "V4,dev-type tun,link-mtu {},tun-mtu {},proto {proto}",
-        usize::from(config.tun_mtu) + overhead,
-        config.tun_mtu
+        usize::from(remote.tun_mtu) + overhead,
+        remote.tun_mtu
     );
-    if config.compression != Compression::None {
+    if remote.compression != Compression::None {
         text.push_str(",comp-lzo");
     }
     if remote.fragment.is_some() {

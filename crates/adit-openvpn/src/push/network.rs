@@ -8,7 +8,7 @@ use super::PushError;
 use super::guard::{Fate, Ground, Guard};
 use super::item::{Topology, mask_length};
 use super::pushed::Pushed;
-use crate::{Cipher, Config, PullFilter, RouteOption};
+use crate::{Cipher, Config, PullFilter, Remote, RouteOption};
 
 /// What the profile says of pushes and of the network: the part of a [`Config`] that matters here.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +21,7 @@ pub struct Profile {
     pub dns: DnsConfig,
     /// As [`Config::block_ipv6`].
     pub block_ipv6: bool,
-    /// As [`Config::tun_mtu`].
+    /// As [`Remote::tun_mtu`](crate::Remote::tun_mtu).
     pub tun_mtu: u16,
     /// The ciphers that we offered.
     pub ciphers: Vec<Cipher>,
@@ -33,24 +33,23 @@ pub struct Profile {
     pub protected: Vec<Prefix>,
 }
 
-impl From<&Config> for Profile {
-    fn from(config: &Config) -> Self {
+impl Profile {
+    /// What matters of a configuration while one of its servers is called.
+    pub fn new(config: &Config, remote: &Remote) -> Self {
         let fallback = config.fallback_cipher.filter(|cipher| !config.data_ciphers.contains(cipher));
         Self {
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
             dns: config.dns.clone(),
             block_ipv6: config.block_ipv6,
-            tun_mtu: config.tun_mtu,
+            tun_mtu: remote.tun_mtu,
             ciphers: config.data_ciphers.iter().copied().chain(fallback).collect(),
             filters: config.pull_filters.clone(),
             nopull: config.route_nopull,
             protected: config.protected.clone(),
         }
     }
-}
 
-impl Profile {
     /// The network. Routes and DNS of the profile come first, and are not judged: its author is the user.
     pub(super) fn net_config(&self, pushed: &Pushed, guard: &Guard) -> Result<NetConfig, PushError> {
         let mut config = NetConfig { mtu: pushed.tun_mtu.unwrap_or(self.tun_mtu), ..NetConfig::default() };

@@ -10,7 +10,7 @@ use super::network::Profile;
 use super::notice::{Notice, NoticeKind, Notices};
 use super::pushed::{Context, Pushed};
 use super::{PushError, quote};
-use crate::{Config, PullVerdict};
+use crate::{Config, PullVerdict, Remote};
 
 /// All messages of a push together have at most this many bytes.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -88,8 +88,8 @@ impl Partial {
 
 impl Pull {
     /// Begins a connection to a server, whose address no push may take.
-    pub fn new(config: &Config, server: Option<IpAddr>) -> Self {
-        Self::from_profile(config.into(), server)
+    pub fn new(config: &Config, remote: &Remote, server: Option<IpAddr>) -> Self {
+        Self::from_profile(Profile::new(config, remote), server)
     }
 
     /// The same, from the part of a configuration that matters.
@@ -186,7 +186,7 @@ impl Pull {
         self.notices.take()
     }
 
-    /// How often the server asked for what it must not have, and how many notices were too many to keep.
+    /// How often the server asked for what no server gets, and how many notices were too many to keep.
     pub fn counts(&self) -> (u64, u64) {
         (self.notices.refused, self.notices.omitted)
     }

@@ -74,8 +74,6 @@ impl Ovpn {
             data_ciphers: self.data_ciphers.clone(),
             fallback_cipher: self.fallback_cipher,
             auth: self.algorithm,
-            compression: data.compression,
-            tun_mtu: data.tun_mtu,
             addresses: self.addresses.clone(),
             routes: net.routes.clone(),
             dns: self.dns.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit_openvpn::{Algorithm, Cipher, Compression};
+use adit_openvpn::{Algorithm, Cipher};
 
 use super::lex::Directive;
 use super::read::{Reading, shown};
@@ -17,8 +17,6 @@ pub(super) struct Data {
     fallback: Option<Cipher>,
     cipher: Option<(Option<Cipher>, Directive)>,
     auth: Option<(Option<Algorithm>, Directive)>,
-    pub(super) compression: Compression,
-    pub(super) tun_mtu: u16,
     pub(super) ping: Option<Duration>,
     pub(super) ping_restart: Option<Duration>,
     pub(super) ping_exit: Option<Duration>,
@@ -41,8 +39,6 @@ impl Default for Data {
             fallback: None,
             cipher: None,
             auth: None,
-            compression: Compression::None,
-            tun_mtu: 1500,
             ping: None,
             ping_restart: None,
             ping_exit: None,
@@ -124,27 +120,6 @@ impl Data {
                     ),
                 },
             },
-            "comp-lzo" => self.compression = Compression::Lzo,
-            "compress" => match at.arg(0) {
-                None | Some("stub" | "lz4") => self.compression = Compression::Stub,
-                Some("stub-v2" | "lz4-v2") => self.compression = Compression::StubV2,
-                Some("lzo") => self.compression = Compression::Lzo,
-                Some("migrate") => self.compression = Compression::None,
-                Some(other) => {
-                    let summary = format!("adit does not have the compression `{}`", shown(other));
-                    reading.refused(
-                        at,
-                        Some(0),
-                        &summary,
-                        "remove compression from the server and the profile",
-                    );
-                }
-            },
-            "tun-mtu" => {
-                if let Some(mtu) = reading.number(at, 0, 576, 65535) {
-                    self.tun_mtu = mtu as u16;
-                }
-            }
             "replay-window" => {
                 // 0 and 1 would refuse every packet that is overtaken; the least that works is kept.
                 if !at.args.is_empty()

@@ -159,17 +159,20 @@ impl Ovpn {
         }
         facts.add("ciphers", ciphers);
         facts.add("fallback", self.fallback_cipher.map(|cipher| cipher_name(cipher).to_owned()));
-        let framing = match self.data.compression {
-            Compression::None => None,
-            Compression::Lzo => Some("one byte for LZO; nothing is compressed"),
-            Compression::Stub => Some("one byte (stub); nothing is compressed"),
-            Compression::StubV2 => Some("stub-v2; nothing is compressed"),
-        };
-        facts.add("framing", framing.map(str::to_owned));
+        let mut framings: Vec<_> = self
+            .remotes
+            .iter()
+            .filter_map(|remote| match remote.compression {
+                Compression::None => None,
+                Compression::Lzo => Some("one byte for LZO; nothing is compressed".to_owned()),
+                Compression::Stub => Some("one byte (stub); nothing is compressed".to_owned()),
+                Compression::StubV2 => Some("stub-v2; nothing is compressed".to_owned()),
+            })
+            .collect();
+        framings.sort();
+        framings.dedup();
+        facts.add("framing", framings);
         let mut sizes = Vec::new();
-        if self.data.tun_mtu != 1500 {
-            sizes.push(format!("tun-mtu {}", self.data.tun_mtu));
-        }
         let mut own: Vec<String> = self
             .remotes
             .iter()
@@ -181,7 +184,9 @@ impl Ovpn {
                     MssFix::Mtu(size) => Some(format!("mssfix {size} mtu")),
                     MssFix::Fixed(size) => Some(format!("mssfix {size} fixed")),
                 };
-                mss.into_iter().chain(remote.fragment.map(|size| format!("fragment {size}")))
+                let fragment = remote.fragment.map(|size| format!("fragment {size}"));
+                let mtu = Some(remote.tun_mtu).filter(|mtu| *mtu != 1500);
+                mtu.map(|mtu| format!("tun-mtu {mtu}")).into_iter().chain(mss).chain(fragment)
             })
             .collect();
         own.sort();

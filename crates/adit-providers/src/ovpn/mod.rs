@@ -29,7 +29,7 @@ mod totp;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use adit_openvpn::{Challenge, Cipher, Compression, Remote};
+use adit_openvpn::{Challenge, Cipher, Remote};
 use adit_tunnel::{DnsConfig, Prefix};
 use zeroize::Zeroizing;
 
@@ -95,9 +95,6 @@ impl Ovpn {
                 || login.apply(at, &mut reading);
             debug_assert!(taken, "`{}` is in the table as used, and nobody uses it", spec.name);
         }
-        for at in std::mem::take(&mut servers.shared) {
-            data.apply(&at, &mut reading);
-        }
         if directives.is_empty() && reading.problems.is_empty() {
             reading.problems.push(
                 Problem::new("ovpn.config.missing", "the profile is empty")
@@ -161,11 +158,6 @@ impl Ovpn {
     /// The question whose answer goes with the password (`static-challenge`).
     pub fn challenge(&self) -> Option<&Challenge> {
         self.login.challenge.as_ref()
-    }
-
-    /// Framing of the data channel before the server pushes another.
-    pub fn compression(&self) -> Compression {
-        self.data.compression
     }
 
     /// The name that whoever made the profile gave it, for people.

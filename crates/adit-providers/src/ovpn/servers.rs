@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit_openvpn::{
-    Algorithm, Credentials, Direction, MssFix, Remote, Retry, StaticKey, Transport, Via, Wrap,
+    Algorithm, Compression, Credentials, Direction, MssFix, Remote, Retry, StaticKey, Transport, Via, Wrap,
 };
 use adit_tunnel::HostPort;
 
@@ -18,6 +18,8 @@ use crate::{Problem, placeholder};
 const PORT: u16 = 1194;
 /// No profile has more servers; every one costs name lookups.
 const MAX_REMOTES: usize = 256;
+/// The MTU inside where nobody says anything.
+const TUN_MTU: u16 = 1500;
 /// `connect-timeout` of the reference.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -31,6 +33,8 @@ struct Conn {
     rport: Option<u16>,
     lport: Option<u16>,
     connect_timeout: Option<Duration>,
+    compression: Option<Compression>,
+    tun_mtu: Option<u16>,
     mssfix: Option<MssFix>,
     fragment: Option<u16>,
     exit_notify: Option<u8>,
@@ -67,8 +71,6 @@ pub(super) struct Servers {
     pub(super) float: bool,
     pub(super) retry: Retry,
     force: Option<Transport>,
-    /// Options of blocks that hold for all servers here, and are others' business.
-    pub(super) shared: Vec<Directive>,
 }
 
 impl Default for Servers {
@@ -83,7 +85,6 @@ impl Default for Servers {
             float: false,
             retry,
             force: None,
-            shared: Vec::new(),
         }
     }
 }
@@ -172,8 +173,6 @@ impl Servers {
                         ..conn
                     };
                 }
-            } else if matches!(name, "comp-lzo" | "compress" | "tun-mtu") {
-                self.shared.push(inner.clone());
             } else if !spec.connection || !(self.global(inner, reading) || conn.apply(inner, reading)) {
                 reading.wrong(
                     inner,
@@ -251,6 +250,8 @@ impl Servers {
             via,
             connect_timeout: conn.connect_timeout.or(all.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             wrap: self.wrap(conn, at, algorithm, reading)?,
+            compression: conn.compression.or(all.compression).unwrap_or_default(),
+            tun_mtu: conn.tun_mtu.or(all.tun_mtu).unwrap_or(TUN_MTU),
             mssfix,
             fragment,
             exit_notify: conn.exit_notify.or(all.exit_notify).filter(|_| udp).unwrap_or(0),
@@ -331,6 +332,11 @@ impl Conn {
                     false => reading.number(at, 0, 0, 255).map(|times| times as u8),
                 };
             }
+            "comp-lzo" => self.compression = Some(Compression::Lzo),
+            "compress" => self.compression = compression(at, reading).or(self.compression),
+            "tun-mtu" => {
+                self.tun_mtu = reading.number(at, 0, 576, 65535).map(|mtu| mtu as u16).or(self.tun_mtu)
+            }
             "mssfix" => self.mssfix = mssfix(at, reading),
             // Splitting is for datagrams; a server's UDP and TCP listeners share such lines.
             "fragment" => {
@@ -378,6 +384,21 @@ impl Conn {
                 None => Problem { summary: format!("{name}: {}", problem.summary), ..problem },
             };
             reading.problems.push(at.problem(Some(0).filter(|_| at.block.is_none()), problem));
+        }
+    }
+}
+
+/// The framing that `compress` brings.
+fn compression(at: &Directive, reading: &mut Reading<'_>) -> Option<Compression> {
+    match at.arg(0) {
+        None | Some("stub" | "lz4") => Some(Compression::Stub),
+        Some("stub-v2" | "lz4-v2") => Some(Compression::StubV2),
+        Some("lzo") => Some(Compression::Lzo),
+        Some("migrate") => Some(Compression::None),
+        Some(other) => {
+            let summary = format!("adit does not have the compression `{}`", shown(other));
+            reading.refused(at, Some(0), &summary, "remove compression from the server and the profile");
+            None
         }
     }
 }
