@@ -32,6 +32,9 @@ pub struct Status {
     pub phase: Phase,
     /// Why it is not up, where that is known.
     pub fault: Option<Fault>,
+    /// What people should know although the network works.
+    #[serde(default)]
+    pub warnings: Vec<Fault>,
     /// What the network waits for that only a person can do.
     pub prompt: Option<Prompt>,
     /// Addresses, routes and DNS, once known.

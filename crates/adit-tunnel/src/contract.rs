@@ -41,6 +41,11 @@ pub trait Tunnel {
     fn poll_event(&mut self) -> Option<Event<Self::Error>>;
     /// What is known of the far ends, for `status` and for evidence. Not called per packet.
     fn peers(&self, now: Instant) -> Vec<PeerStatus>;
+    /// What people should know of a tunnel although it works, for example what a server asked for and did not get. It
+    /// is looked at after an event. Nothing by default.
+    fn warnings(&self) -> Vec<Fault> {
+        Vec::new()
+    }
 }
 
 /// An error of a tunnel as a whole, with what verification and `status` show of it.

@@ -241,12 +241,13 @@ impl OpenVpn {
         self.wallet.token_in_use();
     }
 
-    /// Logs what a push has that people should know.
+    /// Logs what a push has that people should know, and keeps what was refused.
     pub(super) fn tell_notices(&mut self) {
         let Some(up) = &mut self.up else { return };
         for notice in up.pull.take_notices() {
             if notice.kind.is_refusal() {
                 tracing::warn!("{notice}");
+                up.refusals.add(notice);
             } else {
                 tracing::info!("{notice}");
             }

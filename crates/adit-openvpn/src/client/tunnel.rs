@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_tunnel::{
-    Deadline, Dropped, Event, HostPacket, LinkId, NetInput, Outbox, PeerStatus, Tunnel, Unreachable,
+    Deadline, Dropped, Event, Fault, HostPacket, LinkId, NetInput, Outbox, PeerStatus, Tunnel, Unreachable,
 };
 
 use super::attempt::{Attempt, Step};
@@ -536,6 +536,11 @@ impl Tunnel for OpenVpn {
 
     fn poll_event(&mut self) -> Option<Event<OpenVpnError>> {
         self.events.pop_front()
+    }
+
+    fn warnings(&self) -> Vec<Fault> {
+        let warning = self.up.as_ref().and_then(|up| up.refusals.warning(up.pull.counts().0));
+        warning.into_iter().collect()
     }
 
     fn peers(&self, now: Instant) -> Vec<PeerStatus> {

@@ -7,7 +7,7 @@ use adit_tunnel::{Dropped, HostPacket, LinkId, NetQueue, Outbox};
 
 use crate::data::{Channel, Destination, Inner, OCC_EXIT, PING, Shape, occ};
 use crate::error::Cause;
-use crate::push::Pull;
+use crate::push::{Pull, Refusals};
 use crate::session::Session;
 
 /// What asks a server for its options string: its answer proves that it knows our session.
@@ -70,6 +70,8 @@ pub(crate) struct Up {
     pub(crate) session: Session,
     pub(crate) channel: Channel,
     pub(crate) pull: Pull,
+    /// What of the server's pushes was refused.
+    pub(crate) refusals: Refusals,
     pub(crate) remote: usize,
     pub(crate) since: Instant,
     pub(crate) keepalive: Keepalive,
@@ -108,6 +110,7 @@ impl Up {
             session,
             channel,
             pull,
+            refusals: Refusals::default(),
             remote,
             since: now,
             exit_in_tls: false,

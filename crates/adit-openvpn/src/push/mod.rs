@@ -20,6 +20,7 @@ pub use notice::{Notice, NoticeKind};
 pub use pull::{Progress, Pull};
 pub use pushed::{DnsServer, ProtocolFlags, Pushed};
 
+pub(crate) use notice::Refusals;
 use notice::quote;
 
 /// Why a push ends the connection. Quoted options are bounded in length and hold no secrets.

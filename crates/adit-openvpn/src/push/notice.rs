@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::guard::Ground;
-use adit_tunnel::Prefix;
+use adit_tunnel::{Fault, Prefix};
 
 /// So many notices are kept; more are counted.
 const MAX_NOTICES: usize = 64;
@@ -41,9 +41,12 @@ pub enum NoticeKind {
 }
 
 impl NoticeKind {
-    /// Whether the server asked for what it must not have.
+    /// Whether the server asked for what no server gets.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Carved(_) | Self::NotPushable)
+        matches!(
+            self,
+            Self::Refused(_) | Self::Carved(_) | Self::NotPushable | Self::OutOfBounds(..) | Self::TooMany(_)
+        )
     }
 }
 
@@ -92,6 +95,33 @@ impl Notices {
     }
 }
 
+/// What was refused over a connection, for people to see while it lasts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusals(Vec<Notice>);
+
+impl Refusals {
+    pub(crate) fn add(&mut self, notice: Notice) {
+        if self.0.len() < MAX_NOTICES && !self.0.contains(&notice) {
+            self.0.push(notice);
+        }
+    }
+
+    /// As one warning, where there are any. `count` is how many there were of them, told or not.
+    pub(crate) fn warning(&self, count: u64) -> Option<Fault> {
+        let first = self.0.first()?;
+        let more = match count.saturating_sub(1) {
+            0 => String::new(),
+            1 => " (and one more was refused)".to_owned(),
+            more => format!(" (and {more} more were refused)"),
+        };
+        Some(Fault {
+            class: "ovpn.push.refused".to_owned(),
+            summary: format!("{first}{more}"),
+            evidence: self.0.iter().map(Notice::to_string).collect(),
+        })
+    }
+}
+
 /// An option for people to read: on one line, of bounded length, without secrets.
 pub(super) fn quote(option: &str) -> String {
     let name = option.split_ascii_whitespace().next().unwrap_or_default();
@@ -119,6 +149,21 @@ mod tests {
         assert_eq!(quote("auth-token-user dXNlcg=="), "auth-token-user …");
         assert_eq!(quote("echo \x1b[31mred"), "echo \u{fffd}[31mred");
         assert_eq!(quote(&"é".repeat(10_000)).chars().count(), MAX_QUOTE + 1);
+    }
+
+    #[test]
+    fn refusals_are_one_warning_with_their_number_and_each_quoted() {
+        let mut refusals = Refusals::default();
+        assert_eq!(refusals.warning(0), None);
+        for option in ["route 127.0.0.0 255.0.0.0", "route 127.0.0.0 255.0.0.0", "route 127.1.0.0"] {
+            let kind = NoticeKind::Refused(Ground::Loopback);
+            refusals.add(Notice { option: option.to_owned(), kind });
+        }
+        let warning = refusals.warning(7).unwrap();
+        assert_eq!(warning.class, "ovpn.push.refused");
+        assert!(warning.summary.contains("`route 127.0.0.0 255.0.0.0`: refused"), "{warning:?}");
+        assert!(warning.summary.ends_with("(and 6 more were refused)"), "{warning:?}");
+        assert_eq!(warning.evidence.len(), 2, "{warning:?}");
     }
 
     #[test]

@@ -398,7 +398,8 @@ impl<T: Tunnel> Driver<T> {
     }
 
     fn publish(&mut self, now: Instant, done: Option<SyncSender<()>>) {
-        let peers = self.tunnel.peers(now);
+        let (peers, warnings) = (self.tunnel.peers(now), self.tunnel.warnings());
+        self.publisher.warned(warnings);
         self.publisher.publish(now, peers, &self.links.traffic, self.end.counts(), done);
     }
 

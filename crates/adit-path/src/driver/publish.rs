@@ -33,6 +33,7 @@ pub(crate) struct Publisher {
     since: Instant,
     fault: Option<Fault>,
     prompt: Option<Prompt>,
+    warnings: Vec<Fault>,
     config: Option<NetConfig>,
     resolved: Vec<(HostPort, Vec<SocketAddr>)>,
     ups: u64,
@@ -53,6 +54,7 @@ impl Publisher {
             since: now,
             fault: None,
             prompt: None,
+            warnings: Vec::new(),
             config: None,
             resolved: Vec::new(),
             ups: 0,
@@ -100,6 +102,11 @@ impl Publisher {
     pub(crate) fn prompt(&mut self, prompt: Prompt) {
         self.prompt = Some(prompt);
         self.due = true;
+    }
+
+    /// What goes with the next state that is published.
+    pub(crate) fn warned(&mut self, warnings: Vec<Fault>) {
+        self.warnings = warnings;
     }
 
     pub(crate) fn up(&mut self, now: Instant) {
@@ -155,6 +162,7 @@ impl Publisher {
             phase: self.phase,
             fault: self.fault.clone(),
             prompt: self.prompt.clone(),
+            warnings: self.warnings.clone(),
             config: self.config.clone(),
             peers,
             resolved: self.resolved.clone(),

@@ -309,6 +309,11 @@ impl Run<'_> {
         }));
         let before: u64 = self.plan.before.iter().map(|stage| stage.ms).sum();
         let duration_ms = ms(self.began.elapsed()).saturating_add(before);
+        let of_tunnel = status
+            .warnings
+            .iter()
+            .map(|fault| Warning { class: fault.class.clone(), summary: fault.summary.clone() });
+        warnings.extend(of_tunnel);
         let exit = failure.as_ref().map_or(Exit::Ok, |failure| failure.exit);
         let report = Report {
             schema: SCHEMA.to_owned(),

@@ -147,6 +147,9 @@ fn text(info: &Info, status: &Status) -> String {
     if let Some(fault) = &status.fault {
         row("reason", format!("{}  [{}]", fault.summary, fault.class));
     }
+    for warning in &status.warnings {
+        row("warning", format!("{}  [{}]", warning.summary, warning.class));
+    }
     if let Some(device) = &info.device {
         row("device", device.clone());
     }
@@ -320,6 +323,16 @@ flows      0 TCP, 0 UDP
         assert_eq!(failure.class, "wg.silent");
         assert_ne!(failure.exit, Exit::Ok);
         assert!(judge(HealthCheck::Live, &info, &status).is_ok());
+    }
+
+    #[test]
+    fn warnings_of_a_network_that_works_are_shown() {
+        let (info, mut status) = sample();
+        let summary = "the server pushed `x`: refused".to_owned();
+        status.warnings.push(Fault { class: "ovpn.push.refused".to_owned(), summary, evidence: Vec::new() });
+        let text = text(&info, &status);
+        assert!(text.contains("warning    the server pushed `x`: refused  [ovpn.push.refused]\n"), "{text}");
+        assert_eq!(json(&info, &status)["network"]["warnings"][0]["class"], "ovpn.push.refused");
     }
 
     #[test]
