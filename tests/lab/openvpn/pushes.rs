@@ -137,6 +137,11 @@ fn a_restart_from_the_server_is_followed_and_connections_go_on() {
     assert!(answer.contains("SUCCESS"), "{answer}");
     let status = counter.wait(Duration::from_secs(20));
     assert_ne!(status.code(), Some(0), "the program lost its network");
+    // Whoever ran the program is told who ended what, and why.
+    let printed = counter.printed();
+    for words in ["elsewhere", "keep", "[ovpn.restart]", "maintenance for good", "[ovpn.halt]"] {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `adit exec`: runs an unmodified program in the network.
 
+mod losses;
 mod proxied;
 
 use std::ffi::OsString;
@@ -64,13 +65,16 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
         let network = joined(&accesses);
         let env = environment(&profile, &secrets, &network.status().borrow());
         let program = Program { argv: args.command.clone(), env, cwd: None };
-        let code = if by_proxy {
-            proxied::run(network, &program).await
-        } else {
+        let status = network.status();
+        let work = async {
+            if by_proxy {
+                return proxied::run(network, &program).await;
+            }
             // The runtime serves the network meanwhile.
             let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
             code.unwrap_or_else(|error| Err(failure::internal(format!("the supervisor failed: {error}"))))
         };
+        let code = losses::tell(&context.ui, status, work).await;
         accesses.into_iter().for_each(Access::close);
         code
     })
