@@ -155,6 +155,40 @@ fn a_token_takes_the_place_of_the_password_and_the_password_is_sent_once_when_it
 }
 
 #[test]
+fn the_saml_login_of_aws_is_two_connections_and_its_response_is_as_long_as_it_wants() {
+    let page = "https://portal.sso.example.test/saml/assertion?x=a:b";
+    let (mut client, mut server) = configs(Kind::None);
+    // What a profile with `auth-federate` gives.
+    client.wide_strings = true;
+    client.credentials =
+        Some(Credentials { username: "N/A".into(), password: "ACS::35001".to_owned().into() });
+    let words = format!("AUTH_FAILED,CRV1:R:instance-1/7/8:Ti9B:{page}");
+    server.scripts = vec![Script::say(&words), Script::accept()];
+    let mut lab = Lab::with(0, (client, server));
+    lab.world.run_for(secs(2));
+    let asked = prompts(&lab);
+    assert!(matches!(asked.as_slice(), [Prompt::Answer { text, .. }] if text == page), "{asked:?}");
+    let response = "PHNhbWw+".repeat(15_000);
+    answer(&mut lab, &response);
+    assert!(lab.up_within(secs(30)), "{:?}", lab.said());
+    let logins = lab.logins();
+    assert_eq!(logins[0], (0, "N/A".to_owned(), "ACS::35001".to_owned()));
+    assert_eq!((logins[1].0, logins[1].1.as_str()), (0, "N/A"));
+    assert!(logins[1].2 == format!("CRV1::instance-1/7/8::{response}"), "{} bytes", logins[1].2.len());
+    assert!(lab.passes_after(secs(1)).is_some());
+}
+
+#[test]
+fn a_token_of_entra_as_password_passes_in_the_usual_layout() {
+    let (mut client, server) = configs(Kind::Auth);
+    let token = "eyJ0eXAiOiJKV1Qi".repeat(250);
+    client.credentials = Some(Credentials { username: "AzureAD".into(), password: token.clone().into() });
+    let mut lab = Lab::with(0, (client, server));
+    assert!(lab.up_within(secs(10)), "{:?}", lab.said());
+    assert!(lab.logins() == [(0, "AzureAD".to_owned(), token)], "the server reads the whole token");
+}
+
+#[test]
 fn no_common_cipher_is_told() {
     let (mut client, server) = configs(Kind::Crypt);
     client.data_ciphers = vec![adit_openvpn::Cipher::Aes192Cbc];

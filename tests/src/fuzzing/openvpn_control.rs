@@ -70,7 +70,7 @@ fn key_method(bytes: &[u8]) {
     match ServerMessage::decode(bytes) {
         Ok((message, used)) => {
             assert!(used <= bytes.len());
-            if let Ok(again) = message.encode() {
+            if let Ok(again) = message.encode(Lengths::Short) {
                 let (read, _) = ServerMessage::decode(&again).expect("what is written can be read");
                 assert_eq!(read.options, message.options);
             }

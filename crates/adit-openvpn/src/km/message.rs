@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 /// The method, in the low four bits of the fifth byte.
 const METHOD: u8 = 2;
-/// The longest field that is read; the field that is meant is the server's options string.
-const MAX_STRING: usize = 64 * 1024;
+/// The longest field that is read: SAML responses have up to 128 KiB.
+const MAX_STRING: usize = 256 * 1024;
 
 /// How long strings may be: the number of bytes of their length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,8 @@ pub enum Lengths {
     /// 16 bits.
     #[default]
     Short,
-    /// 32 bits: the dialect of AWS, whose passwords hold SAML responses.
+    /// 32 bits: the dialect of AWS, whose passwords hold SAML responses. The message begins with its own length there,
+    /// least significant byte first, where it otherwise has zeros.
     Wide,
 }
 
@@ -117,6 +118,7 @@ impl ClientMessage {
         for text in [&self.options, &self.username, &*self.password, &self.peer_info] {
             push_string(&mut out, text, lengths)?;
         }
+        put_total(&mut out, lengths)?;
         Ok(out)
     }
 
@@ -145,13 +147,14 @@ impl ServerMessage {
     ///
     /// # Errors
     /// [`MessageError::TooLong`].
-    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, MessageError> {
+    pub fn encode(&self, lengths: Lengths) -> Result<Zeroizing<Vec<u8>>, MessageError> {
         let mut out = Zeroizing::new(vec![0, 0, 0, 0, METHOD]);
         out.extend(&self.randoms.first[..]);
         out.extend(&self.randoms.second[..]);
         for text in [&self.options[..], "", "", ""] {
-            push_string(&mut out, text, Lengths::Short)?;
+            push_string(&mut out, text, lengths)?;
         }
+        put_total(&mut out, lengths)?;
         Ok(out)
     }
 
@@ -180,6 +183,17 @@ impl ServerMessage {
     }
 }
 
+/// Writes the length of a whole message where the dialect has it.
+fn put_total(out: &mut [u8], lengths: Lengths) -> Result<(), MessageError> {
+    if lengths == Lengths::Wide {
+        let total = u32::try_from(out.len()).map_err(|_| MessageError::TooLong)?;
+        if let Some(head) = out.first_chunk_mut() {
+            *head = total.to_le_bytes();
+        }
+    }
+    Ok(())
+}
+
 fn push_string(out: &mut Vec<u8>, text: &str, lengths: Lengths) -> Result<(), MessageError> {
     // An empty string has no terminator either.
     let len = if text.is_empty() { 0 } else { text.len() + 1 };
@@ -200,15 +214,19 @@ fn push_string(out: &mut Vec<u8>, text: &str, lengths: Lengths) -> Result<(), Me
 
 struct Reader<'a> {
     rest: &'a [u8],
+    lengths: Lengths,
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the head.
+    /// Reads the head, which tells the dialect.
     fn new(bytes: &'a [u8]) -> Result<Self, MessageError> {
-        let mut this = Self { rest: bytes };
+        let mut this = Self { rest: bytes, lengths: Lengths::Short };
         let [a, b, c, d, method] = this.array()?;
-        if [a, b, c, d] != [0; 4] || method & 0x0f != METHOD {
+        if method & 0x0f != METHOD {
             return Err(MessageError::Method);
+        }
+        if u32::from_le_bytes([a, b, c, d]) != 0 {
+            this.lengths = Lengths::Wide;
         }
         Ok(this)
     }
@@ -220,7 +238,12 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&mut self) -> Result<String, MessageError> {
-        let len = usize::from(u16::from_be_bytes(self.array()?));
+        let len = match self.lengths {
+            Lengths::Short => usize::from(u16::from_be_bytes(self.array()?)),
+            Lengths::Wide => {
+                usize::try_from(u32::from_be_bytes(self.array()?)).map_err(|_| MessageError::TooLong)?
+            }
+        };
         if len > MAX_STRING {
             return Err(MessageError::TooLong);
         }
@@ -271,14 +294,29 @@ mod tests {
         message.password = Zeroizing::new("x".repeat(100_000));
         assert_eq!(message.encode(Lengths::Short).err(), Some(MessageError::TooLong));
         let bytes = message.encode(Lengths::Wide).unwrap();
+        assert_eq!(bytes.split_at(4).0, (bytes.len() as u32).to_le_bytes());
         let strings = bytes.split_at(5 + 48 + 64).1;
         assert_eq!(strings.split_at(4).0, 16u32.to_be_bytes());
+        let (read, used) = ClientMessage::decode(&bytes).unwrap();
+        assert_eq!((used, read.password.len()), (bytes.len(), 100_000));
+    }
+
+    #[test]
+    fn a_server_may_answer_in_either_dialect() {
+        let message = ServerMessage { randoms: randoms(1), options: "V4,tls-server".to_owned() };
+        for lengths in [Lengths::Short, Lengths::Wide] {
+            let bytes = [&message.encode(lengths).unwrap()[..], b"PUSH_REPLY\0"].concat();
+            let (read, used) = ServerMessage::decode(&bytes).unwrap();
+            assert_eq!((used, &read.options[..]), (bytes.len() - 11, "V4,tls-server"), "{lengths:?}");
+        }
+        let endless = [&[9, 0, 0, 0, 2][..], &[0; 64], &[0xff; 4]].concat();
+        assert_eq!(ServerMessage::decode(&endless).err(), Some(MessageError::TooLong));
     }
 
     #[test]
     fn a_servers_message_is_read_with_and_without_its_tail_and_what_follows_is_left() {
         let message = ServerMessage { randoms: randoms(1), options: "V4,tls-server".to_owned() };
-        let whole = message.encode().unwrap();
+        let whole = message.encode(Lengths::Short).unwrap();
         for tail in [0, 2, 4, 6] {
             let mut bytes = whole.split_at(whole.len() - 6 + tail).0.to_vec();
             let len = bytes.len();

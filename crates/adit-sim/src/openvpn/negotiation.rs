@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_openvpn::data::{DataKeys, KeyMaterial, Parameters, Role, Suite};
-use adit_openvpn::km::{ClientMessage, DATA_KEYS_LABEL, MessageError, Randoms, ServerMessage, derive_keys};
+use adit_openvpn::km::{
+    ClientMessage, DATA_KEYS_LABEL, Lengths, MessageError, Randoms, ServerMessage, derive_keys,
+};
 use adit_openvpn::reliable::{Incoming, Reliable};
 use adit_openvpn::wire::{Acks, Control, Opcode, SessionId};
 use rustls::{ServerConfig, ServerConnection};
@@ -127,11 +129,13 @@ impl Negotiation {
             tell(Progress::Failed("the client says too much".to_owned()));
         }
         if self.theirs.is_none() {
+            // In the dialect of the client: a message of AWS's begins with its length.
+            let wide = self.inbound.iter().take(4).any(|byte| *byte != 0);
             match ClientMessage::decode(&self.inbound) {
                 Ok((message, used)) => {
                     self.inbound.drain(..used);
                     self.theirs = Some(message.randoms.clone());
-                    self.answer();
+                    self.answer(if wide { Lengths::Wide } else { Lengths::Short });
                     tell(Progress::Message(Box::new(message)));
                 }
                 Err(MessageError::Incomplete) => return,
@@ -149,11 +153,11 @@ impl Negotiation {
     }
 
     /// Our message of key method 2.
-    fn answer(&mut self) {
+    fn answer(&mut self, lengths: Lengths) {
         let options =
             "V4,dev-type tun,link-mtu 1541,tun-mtu 1500,proto UDPv4,key-method 2,tls-server".to_owned();
         let message = ServerMessage { randoms: self.ours.clone(), options };
-        if let Ok(bytes) = message.encode() {
+        if let Ok(bytes) = message.encode(lengths) {
             self.write(&bytes);
         }
     }
