@@ -34,6 +34,8 @@ pub struct Config {
     pub addresses: Vec<Prefix>,
     /// Routes of the profile itself.
     pub routes: Vec<RouteOption>,
+    /// Routes of the profile itself to names.
+    pub route_names: Vec<RouteName>,
     /// DNS of the profile itself.
     pub dns: DnsConfig,
     /// Refuse IPv6 instead of leaking it (`block-ipv6`).
@@ -111,6 +113,7 @@ impl Config {
             auth: Some(Algorithm::Sha1),
             addresses: Vec::new(),
             routes: Vec::new(),
+            route_names: Vec::new(),
             dns: DnsConfig::default(),
             block_ipv6: false,
             pull: true,
@@ -437,6 +440,17 @@ pub struct RouteOption {
     pub outside: bool,
 }
 
+/// A route of the profile to a name. It is resolved outside of the tunnel before the first server is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteName {
+    /// The name.
+    pub host: String,
+    /// The length of the prefix around each of its IPv4 addresses.
+    pub length: u8,
+    /// They stay outside (`net_gateway`).
+    pub outside: bool,
+}
+
 /// A rule about pushed options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullFilter {
@@ -505,6 +519,8 @@ pub struct Trust {
     pub intermediates: Vec<CertificateDer<'static>>,
     /// Revoked certificates (`crl-verify`).
     pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// Serial numbers that are revoked, whoever issued them (`crl-verify DIR dir`): big-endian, without zeros in front.
+    pub revoked: Vec<Vec<u8>>,
     /// SHA-256 of acceptable server certificates (`peer-fingerprint`); with some, no authority is needed.
     pub fingerprints: Vec<[u8; 32]>,
     /// SHA-256 (or SHA-1: 20 bytes) of the certificate that issued the server's (`verify-hash`).

@@ -25,8 +25,8 @@ pub mod wrap;
 pub use client::{Command, ConfigError, OpenVpn};
 pub use config::{
     Algorithm, Challenge, Cipher, Clock, Compression, Config, Credentials, Direction, Identity, KeyUsage,
-    MssFix, NameCheck, PullFilter, PullVerdict, Remote, Retry, RouteOption, StaticKey, TlsConfig, TlsVersion,
-    Transport, Trust, Via, Wrap,
+    MssFix, NameCheck, PullFilter, PullVerdict, Remote, Retry, RouteName, RouteOption, StaticKey, TlsConfig,
+    TlsVersion, Transport, Trust, Via, Wrap,
 };
 pub use error::{Cause, OpenVpnError};
 pub use session::Stage;

@@ -221,14 +221,37 @@ fn the_page_of_options_is_that_of_the_table() {
 }
 
 #[test]
+fn a_profile_of_azures_own_client_is_told_with_what_to_download_instead() {
+    let text = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<AzVpnProfile xmlns:i=\"x\">\n  <clientauth>\n    <aad>\n";
+    let problems = Ovpn::read(text.as_bytes(), Path::new("azurevpnconfig.xml"), &mut NoFiles).unwrap_err();
+    let [problem] = problems.0.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(problem.class, "ovpn.config.unsupported");
+    assert!(problem.fix.iter().any(|fix| fix.contains("OpenVPN/vpnconfig.ovpn")), "{problem:?}");
+}
+
+#[test]
+fn names_in_routes_are_kept_and_what_is_none_is_told() {
+    let around = |line: &str| {
+        let mut files = Beside(Reader { insecure_perms: true, ..Reader::default() });
+        let text = format!("client\nremote a\nremote-cert-tls server\nauth-user-pass\nca ca.crt\n{line}\n");
+        Ovpn::read(text.as_bytes(), &directory("profiles").join("x.ovpn"), &mut files)
+    };
+    for line in ["route intranet.corp.example", "route a_b.example 255.255.255.0 net_gateway"] {
+        assert_eq!(around(line).unwrap().warnings, [], "{line}");
+    }
+    for line in ["route 10.8.0.256", "route a..b", "route -- 1", "route a/b"] {
+        assert!(around(line).is_err(), "{line}");
+    }
+}
+
+#[test]
 fn what_stands_in_a_block_holds_for_its_server_alone() {
     use adit_openvpn::{Compression, MssFix};
     let text = "client\nauth-user-pass\nca ca.crt\nremote-cert-tls server\ncomp-lzo no\ntun-mtu 1400\nmssfix 1300\n\
                 remote a\n<connection>\nremote b\ncompress stub-v2\ntun-mtu 1280\nmssfix 0\nfragment 1100\n\
                 </connection>\n<connection>\nremote c\nfragment 1000\n</connection>\n";
     let mut files = Beside(Reader { insecure_perms: true, ..Reader::default() });
-    let profile =
-        Ovpn::read(text.as_bytes(), &directory("profiles").join("x.ovpn"), &mut files).unwrap();
+    let profile = Ovpn::read(text.as_bytes(), &directory("profiles").join("x.ovpn"), &mut files).unwrap();
     let said: Vec<_> = profile
         .remotes
         .iter()

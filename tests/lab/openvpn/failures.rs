@@ -10,7 +10,7 @@ const PARTS: &[Part] = &[Part::OpenVpn, Part::Names];
 
 /// Verifies a target through a server that runs; it must fail with this class and code. Returns summary and evidence.
 #[track_caller]
-fn fails(lab: &Lab, server: &Server, class: &str, exit: i32) -> String {
+pub(super) fn fails(lab: &Lab, server: &Server, class: &str, exit: i32) -> String {
     let profile = lab.ovpn(server);
     let mut command = lab.adit(&["verify", "--json", "--timeout", "30s", "--config", &profile]);
     command.args(["--target", "http://files.corp.internal/healthz"]);
@@ -68,7 +68,26 @@ fn a_revoked_server_is_refused_and_pinned_ones_are_taken() {
     lab.start_openvpn(&server);
     let list = |serials: &[u64]| format!("<crl-verify>\n{}</crl-verify>", pki().authority.revoke(serials));
     super::reaches(&lab, &server.clone().profile(&list(&[0x98])), &[], super::PEER);
-    fails(&lab, &server.profile(&list(&[0x99])), "ovpn.server.cert_revoked", 22);
+    fails(&lab, &server.clone().profile(&list(&[0x99])), "ovpn.server.cert_revoked", 22);
+
+    // The same by files in directories: one that is named by the number, and one that OpenSSL would find.
+    let directory = |name: &str, file: &str, content: String| {
+        let path = lab.dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join(file), content).unwrap();
+        path.display().to_string()
+    };
+    for (number, revoked) in [(0x98, false), (0x99, true)] {
+        let path = directory(&format!("revoked{number}"), &number.to_string(), String::new());
+        let server = server.clone().profile(&format!("crl-verify {path} dir"));
+        match revoked {
+            true => drop(fails(&lab, &server, "ovpn.server.cert_revoked", 22)),
+            false => drop(super::reaches(&lab, &server, &[], super::PEER)),
+        }
+    }
+    let path = directory("authorities", "0123abcd.0", pki().authority.pem());
+    let server = server.ca(String::new()).profile(&format!("capath {path}"));
+    super::reaches(&lab, &server, &[], super::PEER);
 }
 
 #[test]
@@ -96,7 +115,7 @@ fn a_wrong_client_certificate_is_told() {
 }
 
 /// [`fails`] for several at a time: what is silent takes its time.
-fn all_fail(lab: &Lab, cases: &[(Server, &str, i32)]) {
+pub(super) fn all_fail(lab: &Lab, cases: &[(Server, &str, i32)]) {
     // The copy of the binary and the directories are made once.
     lab.adit(&[]);
     std::thread::scope(|scope| {

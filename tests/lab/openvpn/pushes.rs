@@ -133,13 +133,13 @@ fn a_restart_from_the_server_is_followed_and_connections_go_on() {
         assert!(answer.contains("SUCCESS"), "{answer}");
         super::ways::goes_on(&counter, 20, Duration::from_secs(10));
     }
-    let answer = manage(&lab, &format!("my $words = 'HALT,maintenance for good'; {KILL}"));
+    let answer = manage(&lab, &format!("my $words = 'HALT,maintenance'; {KILL}"));
     assert!(answer.contains("SUCCESS"), "{answer}");
     let status = counter.wait(Duration::from_secs(20));
     assert_ne!(status.code(), Some(0), "the program lost its network");
     // Whoever ran the program is told who ended what, and why.
     let printed = counter.printed();
-    for words in ["elsewhere", "keep", "[ovpn.restart]", "maintenance for good", "[ovpn.halt]"] {
+    for words in ["elsewhere", "keep", "[ovpn.restart]", "maintenance", "[ovpn.halt]"] {
         assert!(printed.contains(words), "{words}: {printed}");
     }
 }
@@ -159,4 +159,15 @@ fn a_profile_may_refuse_what_is_pushed() {
     assert_eq!(outcome.expect(0).text(), "10.66.0.2");
     let filter = "pull-filter ignore \"route-ipv6\"\npull-filter accept \"route \"";
     reaches(&lab, &server.profile(filter), &[], PEER);
+}
+
+#[test]
+fn a_name_in_a_route_leads_its_addresses_into_the_tunnel() {
+    let Some(mut lab) = Lab::build("openvpn_route_name", PARTS) else { return };
+    let server = Server::new();
+    lab.start_openvpn(&server);
+    let script = "curl -sf --max-time 20 http://www.example.test/peer";
+    assert_eq!(super::exec(&lab, &server, &[], script).expect(0).text(), "192.0.2.2");
+    let server = server.profile("route www.example.test\nroute nowhere.example.test");
+    assert_eq!(super::exec(&lab, &server, &[], script).expect(0).text(), "10.66.0.2");
 }

@@ -50,7 +50,7 @@ impl Ending {
 impl OpenVpn {
     /// Lets every line whose time has come do its next step.
     pub(super) fn begin_attempts(&mut self, now: Instant) {
-        if self.ended || self.up.is_some() || self.asked.is_some() {
+        if self.ended || self.up.is_some() || self.asked.is_some() || !self.unresolved.is_empty() {
             return;
         }
         if let Some(question) = self.wallet.question() {

@@ -9,10 +9,11 @@ mod tunnel;
 mod up;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_tunnel::{Event, LinkId, NetConfig, Outbox, Prompt};
+use adit_tunnel::{Event, HostPort, LinkId, NetConfig, Outbox, Prefix, Prompt};
 
 use self::attempt::Attempt;
 use self::remotes::{Line, State, title};
@@ -23,11 +24,13 @@ use crate::random::Random;
 use crate::session::Timing;
 use crate::tls::{Sessions, TlsConfigError};
 use crate::wire::Framer;
-use crate::{Config, Transport};
+use crate::{Config, RouteOption, Transport};
 
 /// After a connection that was up, pauses between attempts stay this short for [`EAGER`]: the server is expected back.
 const EAGER_PAUSE: Duration = Duration::from_secs(3);
 const EAGER: Duration = Duration::from_secs(600);
+/// So many addresses of a name in a route are taken.
+const MAX_ROUTE_ADDRESSES: usize = 16;
 /// Connections that end this early, this often in a row, are taken from us by another client with our certificate.
 const SHORT: Duration = Duration::from_secs(60);
 const SHORT_ENDS: u32 = 3;
@@ -99,6 +102,8 @@ pub struct OpenVpn {
     spare_after: Option<Instant>,
     /// The server answered it: it takes the connection's place then, unless the connection is heard before.
     adopt_at: Option<Instant>,
+    /// Names in routes of the profile whose addresses are not known yet: nobody is called before.
+    unresolved: Vec<HostPort>,
     /// The question that must be answered before the next attempt.
     asked: Option<u64>,
     /// The last question, and the number of all so far.
@@ -146,6 +151,7 @@ impl OpenVpn {
             spare: None,
             spare_after: None,
             adopt_at: None,
+            unresolved: Vec::new(),
             asked: None,
             question: String::new(),
             next_question: 0,
@@ -157,8 +163,41 @@ impl OpenVpn {
             was_up: None,
             short_ends: 0,
         };
+        this.resolve_routes();
         this.begin_attempts(now);
         Ok(this)
+    }
+
+    /// Asks for the names in the profile's routes.
+    fn resolve_routes(&mut self) {
+        for route in &self.config.route_names {
+            let name = HostPort { host: route.host.clone(), port: 0 };
+            if !self.unresolved.contains(&name) {
+                self.events.push_back(Event::Resolve(name.clone()));
+                self.unresolved.push(name);
+            }
+        }
+    }
+
+    /// Takes the addresses of a name in routes, if it is one.
+    fn route_resolved(&mut self, now: Instant, name: &HostPort, addresses: &[SocketAddr]) {
+        let Some(at) = self.unresolved.iter().position(|asked| asked == name) else { return };
+        self.unresolved.swap_remove(at);
+        let config = &mut self.config;
+        for route in config.route_names.iter().filter(|route| route.host == name.host) {
+            let addresses = addresses.iter().map(SocketAddr::ip).filter(IpAddr::is_ipv4);
+            let prefixes = addresses.filter_map(|address| Prefix::new(address, route.length));
+            let before = config.routes.len();
+            config.routes.extend(
+                prefixes
+                    .take(MAX_ROUTE_ADDRESSES)
+                    .map(|prefix| RouteOption { prefix: prefix.network(), outside: route.outside }),
+            );
+            if config.routes.len() == before {
+                tracing::warn!(name = %route.host, "a name in a route does not resolve; the route is left out");
+            }
+        }
+        self.begin_attempts(now);
     }
 
     fn timing(&self) -> Timing {
@@ -299,5 +338,42 @@ impl OpenVpn {
         }
         self.close_all();
         self.ended = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_tunnel::{NetInput, Tunnel as _};
+
+    use super::*;
+    use crate::{Clock, Remote, RouteName, Trust, Wrap};
+
+    #[test]
+    fn nobody_is_called_before_the_names_in_routes_are_known() {
+        let now = Instant::now();
+        let host = HostPort { host: "192.0.2.1".into(), port: 1194 };
+        let remote = Remote::new(host, Transport::Udp, Wrap::None);
+        let trust = Trust { fingerprints: vec![[7; 32]], ..Trust::default() };
+        let clock = Clock { instant: now, unix: Duration::from_secs(1_800_000_000) };
+        let route = |host: &str, length, outside| RouteName { host: host.to_owned(), length, outside };
+        let names =
+            vec![route("a.example", 24, false), route("a.example", 32, true), route("b.example", 32, false)];
+        let config = Config { route_names: names, ..Config::new(remote, trust, clock) };
+        let mut client = OpenVpn::new(config, 7, now).unwrap();
+        let mut out = Outbox::with_capacity(1 << 16, 1 << 16);
+        let asked: Vec<_> = std::iter::from_fn(|| client.poll_event()).collect();
+        let name = |host: &str| HostPort { host: host.to_owned(), port: 0 };
+        assert_eq!(asked, [Event::Resolve(name("a.example")), Event::Resolve(name("b.example"))]);
+        assert_eq!(client.poll_timeout(), None, "there is nothing to do meanwhile");
+
+        let addresses = ["198.51.100.7:0", "[2001:db8::7]:0"].map(|address| address.parse().unwrap());
+        let (a, b) = (name("a.example"), name("b.example"));
+        client.handle_net(now, NetInput::Resolved { host: &a, addresses: &addresses }, &mut out).unwrap();
+        assert_eq!(client.poll_event(), None);
+        client.handle_net(now, NetInput::Resolved { host: &b, addresses: &[] }, &mut out).unwrap();
+        assert!(matches!(client.poll_event(), Some(Event::OpenLink(..))), "the server is called");
+        let routes: Vec<_> =
+            client.config.routes.iter().map(|route| (route.prefix.to_string(), route.outside)).collect();
+        assert_eq!(routes, [("198.51.100.0/24".to_owned(), false), ("198.51.100.7/32".to_owned(), true)]);
     }
 }

@@ -393,7 +393,7 @@ impl OpenVpn {
 
     fn deadlines(&self) -> impl Iterator<Item = (Instant, &'static str)> {
         let up = self.up.as_ref();
-        let resting = self.up.is_some() || self.asked.is_some();
+        let resting = self.up.is_some() || self.asked.is_some() || !self.unresolved.is_empty();
         let lines = self.lines.iter().filter_map(move |line| match &line.state {
             State::Waiting(_) if resting => None,
             State::Waiting(at) => Some((*at, "the next attempt")),
@@ -444,7 +444,10 @@ impl Tunnel for OpenVpn {
                 }
             }
             NetInput::Unreachable { link, to, why } => self.unreachable(now, link, canonical(to), why),
-            NetInput::Resolved { host, addresses } => self.resolved(now, host, addresses, None),
+            NetInput::Resolved { host, addresses } => {
+                self.route_resolved(now, host, addresses);
+                self.resolved(now, host, addresses, None);
+            }
             NetInput::NetworkChanged => self.network_changed(now, out),
         }
         Ok(())

@@ -217,6 +217,12 @@ pub enum TrustError {
         /// Since when.
         since: i64,
     },
+    /// Its serial number stands among the revoked ones.
+    #[error("{certificate}, serial {}, stands in the directory of revoked certificates", .certificate.serial)]
+    RevokedSerial {
+        /// Which.
+        certificate: Box<CertificateInfo>,
+    },
     /// A list of revoked certificates of an authority in the chain cannot be used.
     #[error("the list of revoked certificates of {issuer} {}", crl(.problem, *.now))]
     Crl {

@@ -17,6 +17,9 @@ pub(super) fn check(
     now: i64,
 ) -> Result<(), TrustError> {
     let failed = |problem| TrustError::Crl { issuer: name::shown(issuer.x509.subject()), problem, now };
+    if trust.revoked.iter().any(|serial| serial == digits(certificate.x509.raw_serial())) {
+        return Err(TrustError::RevokedSerial { certificate: certificate.info() });
+    }
     let mut foreign = false;
     let mut signed = false;
     for der in &trust.crls {

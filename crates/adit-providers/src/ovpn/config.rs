@@ -76,6 +76,7 @@ impl Ovpn {
             auth: self.algorithm,
             addresses: self.addresses.clone(),
             routes: net.routes.clone(),
+            route_names: net.route_names.clone(),
             dns: self.dns.clone(),
             block_ipv6: net.block_ipv6,
             pull: net.pull,

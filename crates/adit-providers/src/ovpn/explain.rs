@@ -241,12 +241,13 @@ impl Ovpn {
     fn inside(&self, facts: &mut Facts) {
         let net = &self.net;
         facts.add("addresses", self.addresses.iter().map(ToString::to_string));
-        facts.add(
-            "routes",
-            net.routes.iter().map(|route| {
-                format!("{}{}", route.prefix, if route.outside { " stays outside" } else { "" })
-            }),
-        );
+        let outside = |outside: bool| if outside { " stays outside" } else { "" };
+        let networks = net.routes.iter().map(|route| format!("{}{}", route.prefix, outside(route.outside)));
+        let names = net.route_names.iter().map(|route| {
+            let around = if route.length == 32 { String::new() } else { format!("/{}", route.length) };
+            format!("{}{around}{}, by its address", route.host, outside(route.outside))
+        });
+        facts.add("routes", networks.chain(names));
         let dns = &self.dns;
         let mut names: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
         names.extend(dns.search.iter().map(|domain| format!("search {domain}")));

@@ -82,6 +82,9 @@ impl Ovpn {
     ///
     /// Everything that is wrong, in the order of the text.
     pub fn read(bytes: &[u8], path: &Path, files: &mut dyn Files) -> Result<Self, Problems> {
+        if let Some(problem) = text(bytes).and_then(|text| of_azure(&text)) {
+            return Err(problem.into());
+        }
         let mut reading = Reading::new(files, path);
         let directives = reading.profile(bytes);
         let (mut servers, mut tls, mut data) = (Servers::default(), Tls::default(), Data::default());
@@ -182,6 +185,24 @@ pub fn text(bytes: &[u8]) -> Option<Zeroizing<String>> {
     text::decode(bytes).ok().map(|(text, _)| text)
 }
 
+/// What is wrong with a profile of Azure's own client, which is no profile of OpenVPN.
+fn of_azure(text: &str) -> Option<Problem> {
+    is_of_azure(text).then(|| {
+        Problem::new(
+            "ovpn.config.unsupported",
+            "this is a profile of the Azure VPN Client (azurevpnconfig.xml), not of OpenVPN",
+        )
+        .seen("its gateway lets users in by Microsoft Entra ID, with tokens that only Microsoft's own client fetches")
+        .fix("download the VPN client package again and take OpenVPN/vpnconfig.ovpn from it, which has certificates")
+        .fix("if the package has none: ask for certificates as a second way to log in (the gateway's point-to-site configuration)")
+    })
+}
+
+/// Whether a text is a profile of Azure's own client: XML with this root.
+fn is_of_azure(text: &str) -> bool {
+    text.trim_start().starts_with('<') && text.contains("<AzVpnProfile")
+}
+
 /// Whether a text looks like a profile: lines that every client configuration has some of, none of which is valid TOML.
 pub fn looks_like(text: &str) -> bool {
     const WORDS: [&str; 9] = [
@@ -195,10 +216,11 @@ pub fn looks_like(text: &str) -> bool {
         "proto udp",
         "proto tcp",
     ];
-    text.lines().map(|line| line.trim().trim_start_matches("--")).any(|line| {
-        let hit = |word: &&str| line == word.trim() || (word.ends_with(' ') && line.starts_with(*word));
-        !line.contains('=') && WORDS.iter().any(hit)
-    })
+    is_of_azure(text)
+        || text.lines().map(|line| line.trim().trim_start_matches("--")).any(|line| {
+            let hit = |word: &&str| line == word.trim() || (word.ends_with(' ') && line.starts_with(*word));
+            !line.contains('=') && WORDS.iter().any(hit)
+        })
 }
 
 /// Whether the profile holds a secret itself: a key or a password in a block.

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use adit_openvpn::{PullFilter, PullVerdict, RouteOption};
+use adit_openvpn::{PullFilter, PullVerdict, RouteName, RouteOption};
 use adit_tunnel::{DnsConfig, DnsRoute, Prefix};
 
 use super::lex::Directive;
 use super::read::{Reading, shown};
 use crate::wgquick;
 
+/// No profile has routes to more names; each costs a lookup before the first call.
+const MAX_ROUTE_NAMES: usize = 16;
 /// No profile has more routes.
 const MAX_ROUTES: usize = 4096;
 /// No profile has more resolvers and search domains.
@@ -31,6 +33,7 @@ pub(super) struct Net {
     pub(super) filters: Vec<PullFilter>,
     pub(super) block_ipv6: bool,
     pub(super) routes: Vec<RouteOption>,
+    pub(super) route_names: Vec<RouteName>,
     subnet: bool,
     ifconfig: Option<Directive>,
     address6: Option<Prefix>,
@@ -71,7 +74,7 @@ impl Net {
             "redirect-private" => {}
             "dhcp-option" => self.dhcp_option(at, reading),
             "dns" => self.dns_option(at, reading),
-            "allow-pull-fqdn" => reading.not_done(at, "names in routes are not resolved"),
+            "allow-pull-fqdn" => reading.not_done(at, "names in pushed routes are not resolved"),
             _ => return false,
         }
         true
@@ -134,12 +137,20 @@ impl Net {
             }
             // The server stays outside in any case.
             None if network == "remote_host" => {}
-            None => reading.doubt(
+            None if !is_name(network) => reading.wrong(
                 at,
                 Some(0),
-                "ovpn.config.ignored",
-                format!("the route to `{}` is left out: names in routes are not resolved", shown(network)),
-                "write its address",
+                &format!("`{}` is no network and no name", shown(network)),
+                "write it like route 10.8.0.0 255.255.255.0",
+            ),
+            None if self.route_names.len() < MAX_ROUTE_NAMES => {
+                self.route_names.push(RouteName { host: network.to_owned(), length, outside });
+            }
+            None => reading.refused(
+                at,
+                None,
+                &format!("the profile has routes to more than {MAX_ROUTE_NAMES} names"),
+                "write addresses",
             ),
         }
     }
@@ -318,6 +329,18 @@ impl Net {
         }
         dns
     }
+}
+
+/// Whether a text can be looked up: the form of a host's name (RFC 1123 §2.1), with underscores as they occur.
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    // What looks like an address and is none is a mistake.
+    text.len() <= 253
+        && text.trim_end_matches('.').split('.').all(label)
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 fn device(at: &Directive, reading: &mut Reading<'_>) {

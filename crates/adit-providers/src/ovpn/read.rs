@@ -22,13 +22,42 @@ pub trait Files {
     ///
     /// It cannot be read.
     fn read(&mut self, path: &Path, what: &str, secret: bool) -> Result<(Secret, Option<Problem>), Problem>;
+
+    /// The names of the files in a directory, sorted; `what` names it in problems. By default there is none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    fn list(&mut self, path: &Path, what: &str) -> Result<Vec<String>, Problem> {
+        Err(Problem::new("ovpn.file.missing", format!("{what} cannot be read: {}", path.display())))
+    }
 }
+
+/// No directory of a profile has more files that matter.
+const MAX_FILES: usize = 4096;
 
 impl Files for Reader {
     fn read(&mut self, path: &Path, what: &str, secret: bool) -> Result<(Secret, Option<Problem>), Problem> {
         let opened: Opened = self.open(path, what)?;
         let doubt = if secret { self.admit(&opened, what)? } else { None };
         Ok((opened.content, doubt))
+    }
+
+    fn list(&mut self, path: &Path, what: &str) -> Result<Vec<String>, Problem> {
+        let failed = |error: std::io::Error| {
+            Problem::new("ovpn.file.missing", format!("{what} cannot be read: {}", path.display()))
+                .seen(error.to_string())
+        };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            if names.len() == MAX_FILES {
+                let summary = format!("{} has more than {MAX_FILES} files", path.display());
+                return Err(Problem::new("ovpn.config.unsupported", summary).fix("give one file instead"));
+            }
+            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+        }
+        names.sort();
+        Ok(names)
     }
 }
 
@@ -246,6 +275,33 @@ impl<'f> Reading<'f> {
     }
 
     /// The block or the file that an option names; what cannot be read has been reported.
+    /// The names of the files in the directory that an argument names. What is wrong is reported.
+    pub(super) fn list(&mut self, directive: &Directive, index: usize, what: &str) -> Option<Vec<String>> {
+        let path = self.directory.join(directive.arg(index)?);
+        self.files
+            .list(&path, what)
+            .map_err(|problem| self.problems.push(directive.problem(Some(index), problem)))
+            .ok()
+    }
+
+    /// A file in the directory that an argument names. What is wrong is reported.
+    pub(super) fn member(
+        &mut self,
+        directive: &Directive,
+        index: usize,
+        name: &str,
+        what: &str,
+    ) -> Option<Secret> {
+        let path = self.directory.join(directive.arg(index)?).join(name);
+        match self.files.read(&path, what, false) {
+            Ok((bytes, _)) => Some(bytes),
+            Err(problem) => {
+                self.problems.push(directive.problem(Some(index), problem));
+                None
+            }
+        }
+    }
+
     pub(super) fn content(
         &mut self,
         directive: &Directive,

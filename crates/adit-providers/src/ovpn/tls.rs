@@ -54,6 +54,7 @@ impl Tls {
                 let roots = self.certificates(at, "the certificate of the authority", reading);
                 self.trust.roots.extend(roots);
             }
+            "capath" => self.directory(at, reading),
             "extra-certs" => {
                 let more = self.certificates(at, "the further certificates", reading);
                 self.trust.intermediates.extend(more);
@@ -218,17 +219,43 @@ impl Tls {
 
     fn crl(&mut self, at: &Directive, reading: &mut Reading<'_>) {
         if at.arg(1) == Some("dir") {
-            return reading.refused(
-                at,
-                Some(1),
-                "a directory of revoked certificates is not read",
-                "give a list: crl-verify crl.pem",
-            );
+            let names = reading.list(at, 0, "the directory of revoked certificates").unwrap_or_default();
+            self.trust.revoked.extend(names.iter().filter_map(|name| serial(name)));
+            return;
         }
         let Some(content) = reading.content(at, 0, "the list of revoked certificates", false) else { return };
         match keys::crls(content.bytes.expose()) {
             Ok(lists) => self.trust.crls.extend(lists),
             Err(problem) => self.damaged(at, &content, "crl-verify", problem, reading),
+        }
+    }
+
+    /// Authorities and lists of revoked certificates under the names that OpenSSL gives them.
+    fn directory(&mut self, at: &Directive, reading: &mut Reading<'_>) {
+        let what = "the directory of authorities";
+        let Some(names) = reading.list(at, 0, what) else {
+            self.broken = true;
+            return;
+        };
+        let before = self.trust.roots.len();
+        for name in names {
+            let Some(list) = hashed(&name) else { continue };
+            let Some(content) = reading.member(at, 0, &name, what) else { continue };
+            let read = match list {
+                true => keys::crls(content.expose()).map(|lists| self.trust.crls.extend(lists)),
+                false => keys::certificates(content.expose()).map(|(found, _)| {
+                    let whole = found.into_iter().filter(|der| identity::parse(der).is_some());
+                    self.trust.roots.extend(whole);
+                }),
+            };
+            if let Err(problem) = read {
+                let problem = Problem { summary: format!("{name}: {}", problem.summary), ..problem };
+                reading.problems.push(at.problem(Some(0), problem));
+            }
+        }
+        if self.trust.roots.len() == before {
+            let summary = "the directory has no authority under a name that OpenSSL looks for";
+            reading.wrong(at, Some(0), summary, "run openssl rehash DIRECTORY, or name one file: ca FILE");
         }
     }
 
@@ -397,4 +424,59 @@ pub(super) fn hexadecimal(text: &str) -> Option<Vec<u8>> {
         .collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
     (rest.is_empty() && !pairs.is_empty()).then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+/// Whether a file has a name of OpenSSL's for directories, `HASH.N` or `HASH.rN`, and holds revoked certificates.
+fn hashed(name: &str) -> Option<bool> {
+    let (hash, number) = name.split_once('.')?;
+    let (list, number) = number.strip_prefix('r').map_or((false, number), |number| (true, number));
+    let digits = |text: &str, test: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(test);
+    let is = hash.len() == 8 && digits(hash, u8::is_ascii_hexdigit) && digits(number, u8::is_ascii_digit);
+    is.then_some(list)
+}
+
+/// The serial number that a file is named by, in decimal; big-endian and without zeros in front.
+fn serial(name: &str) -> Option<Vec<u8>> {
+    // RFC 5280 §4.1.2.2: no serial number has more than 20 bytes, which are 49 digits.
+    if name.is_empty() || name.len() > 49 {
+        return None;
+    }
+    let mut bytes: Vec<u8> = Vec::new();
+    for digit in name.bytes() {
+        let mut carry = u32::from(digit.is_ascii_digit().then(|| digit - b'0')?);
+        for byte in bytes.iter_mut().rev() {
+            carry += u32::from(*byte) * 10;
+            *byte = (carry & 0xff) as u8;
+            carry >>= 8;
+        }
+        if carry > 0 {
+            bytes.insert(0, carry as u8);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_by_serial_numbers_in_decimal() {
+        assert_eq!(serial("255"), Some(vec![255]));
+        assert_eq!(serial("0065536"), Some(vec![1, 0, 0]));
+        assert_eq!(serial("340282366920938463463374607431768211455"), Some(vec![0xff; 16]));
+        assert_eq!(serial("0"), Some(Vec::new()));
+        for other in ["", "12a", "-1", ".gitkeep", "99999999999999999999999999999999999999999999999999"] {
+            assert_eq!(serial(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn names_of_openssl_tell_authorities_from_lists() {
+        assert_eq!(hashed("9d66eef0.0"), Some(false));
+        assert_eq!(hashed("9d66eef0.r12"), Some(true));
+        for other in ["ca.pem", "9d66eef0.", "9d66eef0.r", "9d66eef.0", "9d66eef0.0.bak", "9d66eefg.0"] {
+            assert_eq!(hashed(other), None, "{other}");
+        }
+    }
 }

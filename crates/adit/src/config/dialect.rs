@@ -42,6 +42,7 @@ mod tests {
             ("[peer]\n", Dialect::WgQuick),
             ("client\ndev tun\nremote vpn.example.com 1194\n", Dialect::OpenVpn),
             ("  <ca>\n", Dialect::OpenVpn),
+            ("<?xml version=\"1.0\"?>\n<AzVpnProfile>\n</AzVpnProfile>\n", Dialect::OpenVpn),
             ("tskey-auth-x\n", Dialect::TailscaleKey),
             ("version = 1\n[profile.client]\nremote = 3\n", Dialect::Adit),
             ("", Dialect::Adit),
