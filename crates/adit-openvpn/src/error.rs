@@ -42,6 +42,8 @@ pub enum Cause {
     Link(ErrorKind),
     /// The server's packets do not pass our protection.
     WrapMismatch,
+    /// The server does not accept our wrapped key of tls-crypt-v2.
+    WrappedKeyRefused,
     /// An HTTP proxy does not let us through.
     HttpProxy(String),
     /// A SOCKS proxy does not let us through.
@@ -84,10 +86,21 @@ pub enum Cause {
     CredentialsMissing,
     /// No cipher in common.
     Cipher(String),
+    /// The server frames packets for compression, and we do not.
+    Framing,
+    /// The data channel's digests differ.
+    Digest {
+        /// Ours.
+        ours: &'static str,
+        /// The server's, as it states it.
+        theirs: String,
+    },
     /// The server does not send the configuration.
     PushTimeout,
     /// The configuration is no good.
     PushInvalid(String),
+    /// The address that the server gives us lies in one of this machine's own networks.
+    AddressClash(String),
     /// The configuration has what is not done here.
     PushUnsupported(String),
     /// The configuration has no address.
@@ -130,7 +143,10 @@ impl Cause {
                 | Self::AuthSession(_)
                 | Self::CredentialsMissing
                 | Self::Cipher(_)
+                | Self::Framing
+                | Self::Digest { .. }
                 | Self::PushInvalid(_)
+                | Self::AddressClash(_)
                 | Self::PushUnsupported(_)
                 | Self::NoAddress
                 | Self::Halt(_)
@@ -173,7 +189,9 @@ fn trust_class(error: &TrustError) -> &'static str {
     match error {
         TrustError::NoAuthority => "ovpn.config.missing",
         TrustError::Expired { .. } | TrustError::NotYetValid { .. } => "ovpn.server.cert_time",
-        TrustError::Revoked { .. } | TrustError::Crl { .. } => "ovpn.server.cert_revoked",
+        TrustError::Revoked { .. } | TrustError::RevokedSerial { .. } | TrustError::Crl { .. } => {
+            "ovpn.server.cert_revoked"
+        }
         TrustError::Usage { .. } | TrustError::Name { .. } | TrustError::Fingerprint { .. } => {
             "ovpn.server.name"
         }
@@ -215,6 +233,9 @@ impl fmt::Display for Cause {
             Self::WrapMismatch => {
                 f.write_str("the server answers with packets that do not match our tls-auth or tls-crypt key")
             }
+            Self::WrappedKeyRefused => f.write_str(
+                "the server does not accept our tls-crypt-v2 key: another server issued it, or it was withdrawn",
+            ),
             Self::HttpProxy(words) => write!(f, "the HTTP proxy does not let us through: {words}"),
             Self::SocksProxy(words) => write!(f, "the SOCKS proxy does not let us through: {words}"),
             Self::ProxyLogin { words, .. } => write!(f, "the proxy refuses its user or password: {words}"),
@@ -252,8 +273,16 @@ impl fmt::Display for Cause {
                 f.write_str("the server wants user and password, and none were given")
             }
             Self::Cipher(words) => write!(f, "no cipher of the data channel in common: {words}"),
+            Self::Framing => f.write_str(
+                "the server frames packets for compression (comp-lzo or compress), and the profile does not",
+            ),
+            Self::Digest { ours, theirs } => write!(
+                f,
+                "packets are authenticated with {theirs} at the server, and with {ours} here: `auth` differs"
+            ),
             Self::PushTimeout => f.write_str("the server does not send the network's configuration"),
             Self::PushInvalid(words) => write!(f, "the server's configuration cannot be used: {words}"),
+            Self::AddressClash(words) => write!(f, "our address inside cannot be used: {words}"),
             Self::PushUnsupported(words) => write!(f, "the server pushes what is not supported: {words}"),
             Self::NoAddress => f.write_str("the server gave us no address"),
             Self::Halt(words) if words.is_empty() => f.write_str("the server ended the connection"),
@@ -292,6 +321,7 @@ impl TunnelError for OpenVpnError {
             Cause::Unreachable(_) => "ovpn.udp.unreachable",
             Cause::Link(_) => "ovpn.link",
             Cause::WrapMismatch => "ovpn.tlsauth.mismatch",
+            Cause::WrappedKeyRefused => "ovpn.tlscryptv2.rejected",
             Cause::HttpProxy(_) | Cause::ProxyLogin { http: true, .. } => "ovpn.http_proxy",
             Cause::SocksProxy(_) | Cause::ProxyLogin { http: false, .. } => "ovpn.socks_proxy",
             Cause::Protocol(_) => "ovpn.protocol",
@@ -308,8 +338,11 @@ impl TunnelError for OpenVpnError {
             Cause::Pending(_) => "ovpn.auth.pending",
             Cause::CredentialsMissing => "ovpn.creds.missing",
             Cause::Cipher(_) => "ovpn.cipher",
+            Cause::Framing => "ovpn.compress",
+            Cause::Digest { .. } => "ovpn.data.decrypt",
             Cause::PushTimeout => "ovpn.push.timeout",
             Cause::PushInvalid(_) => "ovpn.push.invalid",
+            Cause::AddressClash(_) => "ovpn.addr.clash",
             Cause::PushUnsupported(_) => "ovpn.push.unsupported",
             Cause::NoAddress => "ovpn.addr.none",
             Cause::Halt(_) => "ovpn.halt",

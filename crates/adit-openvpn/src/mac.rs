@@ -18,6 +18,10 @@ use crate::Algorithm;
 pub const MAX_TAG: usize = 64;
 
 impl Algorithm {
+    /// Every digest.
+    pub const ALL: [Self; 6] =
+        [Self::Md5, Self::Sha1, Self::Sha224, Self::Sha256, Self::Sha384, Self::Sha512];
+
     /// The length of a digest, and of the HMAC key that OpenVPN takes from a key slot, in bytes.
     pub const fn digest_len(self) -> usize {
         match self {

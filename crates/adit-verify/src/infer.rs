@@ -24,17 +24,21 @@ pub struct Facts {
     pub large_lost: bool,
 }
 
+/// Lost large packets; every provider has a class of its own for them.
+pub const MTU: &str = "wg.mtu";
+
 /// The class of a failure in the light of all facts; `None` if the facts add nothing.
 pub fn infer(facts: &Facts, stage: Stage, class: &str) -> Option<&'static str> {
-    if !facts.wireguard || !facts.handshake {
+    if !facts.handshake {
         return None;
     }
     let silent = matches!(class, "target.silent" | "dns.silent" | "tunnel.silent");
     // A connection that opens and then hangs is how a lost large packet looks from above.
     if facts.large_lost && (matches!(class, "app.silent" | "target.silent") && stage >= Stage::Tls) {
-        return Some("wg.mtu");
+        return Some(MTU);
     }
-    if !silent || facts.others_answer || facts.host == Some(true) {
+    // The rest is about what WireGuard drops without a word.
+    if !facts.wireguard || !silent || facts.others_answer || facts.host == Some(true) {
         return None;
     }
     match facts.gateway {
@@ -100,6 +104,13 @@ mod tests {
         let facts = Facts { large_lost: true, gateway: Some(true), ..UP };
         assert_eq!(infer(&facts, Stage::App, "app.silent"), Some("wg.mtu"));
         assert_eq!(infer(&Facts { large_lost: false, ..facts }, Stage::App, "app.silent"), None);
+    }
+
+    #[test]
+    fn other_protocols_have_black_holes_and_no_silence_of_wireguards() {
+        let facts = Facts { wireguard: false, large_lost: true, gateway: Some(true), ..UP };
+        assert_eq!(infer(&facts, Stage::App, "app.silent"), Some(MTU));
+        assert_eq!(infer(&facts, Stage::Target, "target.silent"), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod bad_links;
 mod cells;
+mod classes;
 mod embedded;
 mod failures;
 mod job;

@@ -38,6 +38,7 @@ pub(crate) struct Server {
     identity: (String, String),
     client: (String, String),
     ca: String,
+    pool: bool,
     lines: Vec<String>,
     profile: Vec<String>,
 }
@@ -54,6 +55,7 @@ impl Server {
             identity: pki.server.clone(),
             client: pki.client.clone(),
             ca: pki.authority.pem(),
+            pool: true,
             lines: Vec::new(),
             profile: Vec::new(),
         }
@@ -92,6 +94,12 @@ impl Server {
         self
     }
 
+    /// Without `server` and its kin: lines of the test's own say who gets which address.
+    pub(crate) fn without_pool(mut self) -> Self {
+        self.pool = false;
+        self
+    }
+
     /// Lines of the server's configuration.
     pub(crate) fn server(mut self, lines: &str) -> Self {
         self.lines.push(lines.to_owned());
@@ -124,7 +132,7 @@ impl Server {
             ("server ", "server 10.66.0.0 255.255.255.0"),
             ("server-ipv6 ", "server-ipv6 fd66::/64"),
         ] {
-            if !lines.lines().any(|line| line.starts_with(option)) {
+            if self.pool && !lines.lines().any(|line| line.starts_with(option)) {
                 let _ = writeln!(text, "{default}");
             }
         }
@@ -182,16 +190,24 @@ fn inline(text: &mut String, tag: &str, content: &str) {
 impl Lab {
     /// Starts a server of OpenVPN, in place of the one that ran.
     pub(crate) fn start_openvpn(&mut self, server: &Server) {
-        let mut process = self.spawn_openvpn(server);
+        let mut process = self.spawn_openvpn(server, self.server.command("openvpn"));
         process.wait_for("Initialization Sequence Completed", LIMIT);
         self.openvpn = Some(process);
     }
 
-    fn spawn_openvpn(&mut self, server: &Server) -> Process {
+    /// The same with a server whose clock shows this time.
+    pub(crate) fn start_openvpn_at(&mut self, server: &Server, time: &str) {
+        let mut command = self.server.command("faketime");
+        command.args([time, "openvpn"]);
+        let mut process = self.spawn_openvpn(server, command);
+        process.wait_for("Initialization Sequence Completed", LIMIT);
+        self.openvpn = Some(process);
+    }
+
+    fn spawn_openvpn(&mut self, server: &Server, mut command: Command) -> Process {
         self.openvpn = None;
         let conf = self.dir.path().join("server.conf");
         fs::write(&conf, server.configuration()).unwrap();
-        let mut command = self.server.command("openvpn");
         command.arg("--config").arg(conf).arg("--cd").arg(self.dir.path());
         Process::spawn("openvpn", command, &self.dir.logs())
     }
@@ -310,6 +326,8 @@ pub(crate) struct Keys {
     pub(crate) crypt: String,
     pub(crate) v2_server: String,
     pub(crate) v2_client: String,
+    /// A client's key that another server issued.
+    pub(crate) v2_foreign: String,
 }
 
 /// The certificates and keys of this run.
@@ -334,10 +352,15 @@ impl Keys {
         };
         let auth = generate(&["--genkey", "secret"], "auth");
         let crypt = generate(&["--genkey", "secret"], "crypt");
-        let v2_server = generate(&["--genkey", "tls-crypt-v2-server"], "server");
-        let server = dir.join("server").to_string_lossy().into_owned();
-        let v2_client = generate(&["--tls-crypt-v2", &server, "--genkey", "tls-crypt-v2-client"], "client");
+        let v2 = |name: &str| {
+            let server = generate(&["--genkey", "tls-crypt-v2-server"], name);
+            let path = dir.join(name).to_string_lossy().into_owned();
+            let issue = ["--tls-crypt-v2", &path, "--genkey", "tls-crypt-v2-client"];
+            (server, generate(&issue, &format!("{name}-client")))
+        };
+        let (v2_server, v2_client) = v2("server");
+        let (_, v2_foreign) = v2("another");
         let _ = fs::remove_dir_all(&dir);
-        Self { auth, crypt, v2_server, v2_client }
+        Self { auth, crypt, v2_server, v2_client, v2_foreign }
     }
 }

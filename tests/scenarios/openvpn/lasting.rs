@@ -182,6 +182,24 @@ fn leaving_is_told_to_the_server() {
 }
 
 #[test]
+fn leaving_amid_a_renegotiation_is_told_too() {
+    for kind in KINDS {
+        // Before the client knows of it, and at every step of the handshake.
+        for after in [0, 5, 25, 45, 65] {
+            let mut lab = Lab::new(9, kind);
+            assert!(lab.up_within(secs(2)), "{kind:?}: {:?}", lab.said());
+            lab.chatter(secs(1), millis(100), 200);
+            lab.act(Act::Renegotiate);
+            lab.world.run_for(millis(after));
+            lab.world.command(lab.client, SideCommand::Client(Command::Exit));
+            lab.world.run_for(secs(2));
+            let texts = lab.texts();
+            assert_eq!(lab.server().clients(), 0, "{kind:?}, after {after} ms: {texts:?}");
+        }
+    }
+}
+
+#[test]
 fn a_restart_of_the_connection_by_the_server_is_followed() {
     for words in ["RESTART", "RESTART,[P]keep", "RESTART,[N]elsewhere"] {
         let mut lab = Lab::new(10, Kind::Crypt);

@@ -136,7 +136,12 @@ impl OpenVpn {
         // acknowledge it.
         let unheard = session.tls_description().is_none() && session.repeated() >= CERTAIN;
         if stage == Stage::Handshake && unheard {
-            return Cause::TlsRefused;
+            // The second packet has the wrapped key with it, and only then the server asks its own rules about it.
+            return if session.wrapped_key_was_wanted() {
+                Cause::WrappedKeyRefused
+            } else {
+                Cause::TlsRefused
+            };
         }
         Cause::TlsTimeout(stage)
     }
@@ -144,6 +149,8 @@ impl OpenVpn {
     /// What it means that the server ends a stream before the configuration has come.
     pub(super) fn ended_at(&self, session: &Session) -> Cause {
         match session.stage() {
+            // A stream needs no reset without state: what follows the connection is the wrapped key.
+            Stage::Calling if session.has_wrapped_key() => Cause::WrappedKeyRefused,
             Stage::Calling => Cause::Closed,
             stage => match self.stalled(session, stage) {
                 Cause::CredentialsMissing => Cause::CredentialsMissing,

@@ -15,9 +15,9 @@ use crate::auth::Refusal;
 use crate::data::{Channel, Shape, Suite};
 use crate::error::Cause;
 use crate::message::{Advance, AuthFailure, Info, Message, challenge_response};
-use crate::push::{Progress, PushError, Pushed};
+use crate::push::{Ground, Progress, PushError, Pushed};
 use crate::session::{Negotiated, NegotiationError, Report};
-use crate::{Algorithm, Cipher};
+use crate::{Algorithm, Cipher, Compression};
 
 /// A server waits for an approval for at most this long.
 const MAX_PENDING: Duration = Duration::from_secs(3600);
@@ -180,6 +180,11 @@ impl OpenVpn {
             auth: self.config.auth.unwrap_or(Algorithm::Sha1),
             epoch: pushed.flags.aead_epoch,
         };
+        let compression = pushed.compression.unwrap_or(remote.compression);
+        if let Some(cause) = other_digest(suite, &wait.options) {
+            return Some(Ending::of(cause));
+        }
+        let frames = frames(pushed, compression, &wait.options);
         let negotiated = Negotiated {
             suite,
             peer_id: pushed.peer_id,
@@ -195,7 +200,7 @@ impl OpenVpn {
             peer_id: pushed.peer_id.is_some_and(|id| id < 0x00ff_ffff),
             transport: remote.transport,
             outside_v6: attempt.server.is_ipv6(),
-            compression: pushed.compression.unwrap_or(remote.compression),
+            compression,
             fragment: remote.fragment,
             mssfix: remote.mssfix,
             tun_mtu: net.mtu,
@@ -214,6 +219,7 @@ impl OpenVpn {
         let Step::Session(session, wait) = step else { return None };
         let channel = Channel::new(shape);
         let mut up = Up::new(now, *session, channel, wait.pull, attempt.remote, keepalive);
+        up.doubtful_framing = frames;
         up.exit_in_tls = exit_in_tls;
         up.exit_notify = exit_notify;
         let _ = up.handle_timeout(now, &mut out.net);
@@ -295,11 +301,33 @@ pub(super) fn push_cause(error: PushError) -> Cause {
         PushError::ProtocolFlag { .. } => Cause::PushUnsupported(error.to_string()),
         PushError::NoAddress => Cause::NoAddress,
         PushError::NotUpdatable { .. } => Cause::Restart(error.to_string()),
+        PushError::Address { ground: Ground::Protected(_), .. } => Cause::AddressClash(error.to_string()),
         PushError::Rejected { .. }
         | PushError::Broken { .. }
         | PushError::Address { .. }
         | PushError::TooLong { .. } => Cause::PushInvalid(error.to_string()),
     }
+}
+
+/// What the server's options string says about itself. One of another make may state what it was told, or nothing.
+fn stated(theirs: &str) -> impl Iterator<Item = &str> {
+    let is_known = theirs.starts_with('V');
+    theirs.split(',').filter(move |_| is_known)
+}
+
+/// Whether the server says that it frames packets, and we were not told to. `compress stub-v2` says so too, where it
+/// makes no difference.
+fn frames(pushed: &Pushed, ours: Compression, theirs: &str) -> bool {
+    let told = pushed.compression.is_some() || ours != Compression::None;
+    !told && stated(theirs).any(|option| option == "comp-lzo")
+}
+
+/// Whether the server authenticates packets with another digest than we do: none would pass.
+fn other_digest(suite: Suite, theirs: &str) -> Option<Cause> {
+    let digest = stated(theirs).find_map(|option| option.strip_prefix("auth "))?;
+    let is = |one: Algorithm| digest.eq_ignore_ascii_case(one.name());
+    let differs = !suite.cipher.is_aead() && Algorithm::ALL.into_iter().any(is) && !is(suite.auth);
+    differs.then(|| Cause::Digest { ours: suite.auth.name(), theirs: digest.to_owned() })
 }
 
 /// The cipher of the data channel.

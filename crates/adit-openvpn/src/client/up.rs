@@ -23,6 +23,8 @@ const CALL_AFTER: Duration = Duration::from_millis(4000);
 const CALL_AFTER_PING: Duration = Duration::from_secs(4);
 /// The network below says that nobody listens there: the same.
 const CALL_AFTER_REFUSAL: Duration = Duration::from_millis(500);
+/// How often a goodbye is told in the data channel where it cannot be told in TLS.
+const GOODBYES: u8 = 2;
 /// Questions that are asked at the beginning, to know whether the server answers them.
 const FIRST_QUESTIONS: u32 = 3;
 
@@ -75,6 +77,8 @@ pub(crate) struct Up {
     pub(crate) remote: usize,
     pub(crate) since: Instant,
     pub(crate) keepalive: Keepalive,
+    /// The server may frame packets as we do not, and nothing that it sent in the data channel has made sense yet.
+    pub(crate) doubtful_framing: bool,
     /// The exit is told inside TLS.
     pub(crate) exit_in_tls: bool,
     /// How often the exit is told otherwise.
@@ -113,6 +117,7 @@ impl Up {
             refusals: Refusals::default(),
             remote,
             since: now,
+            doubtful_framing: false,
             exit_in_tls: false,
             exit_notify: 0,
             sent: 0,
@@ -184,6 +189,7 @@ impl Up {
         self.received += message.len() as u64;
         let inner = self.session.receive(now, &mut self.channel, message)?;
         let mut exit = false;
+        self.doubtful_framing &= matches!(inner, Inner::Other | Inner::Piece);
         match inner {
             Inner::Packet(packet) => {
                 let room = slot.get_mut(..packet.len()).ok_or(Dropped::TooBig)?;
@@ -217,7 +223,7 @@ impl Up {
     pub(crate) fn heard(&mut self) {
         self.unanswered = None;
         self.refused = None;
-        if self.answers || self.asked >= FIRST_QUESTIONS {
+        if self.answers || (self.asked >= FIRST_QUESTIONS && !self.doubtful_framing) {
             self.ask = None;
             self.asked = self.asked.max(FIRST_QUESTIONS);
         }
@@ -284,9 +290,14 @@ impl Up {
     pub(crate) fn handle_timeout(&mut self, now: Instant, net: &mut NetQueue) -> Verdict {
         self.session.handle_timeout(now);
         if self.ask.is_some_and(|at| now >= at) {
+            if self.doubtful_framing && self.asked >= FIRST_QUESTIONS {
+                return Verdict::Over(Cause::Framing);
+            }
             self.asked = self.asked.saturating_add(1);
             self.send_inner(now, &occ(OCC_REQUEST), net);
-            let more = self.unanswered.is_some() || (!self.answers && self.asked < FIRST_QUESTIONS);
+            let more = self.unanswered.is_some()
+                || self.doubtful_framing
+                || (!self.answers && self.asked < FIRST_QUESTIONS);
             self.ask = more.then(|| now + ASK_AGAIN);
         }
         if self.ping_at().is_some_and(|at| now >= at) {
@@ -317,13 +328,24 @@ impl Up {
 
     /// Tells the server that we go.
     pub(crate) fn say_goodbye(&mut self, now: Instant, net: &mut NetQueue) {
-        if self.exit_in_tls {
+        let renegotiates = self.session.is_renegotiating();
+        if self.exit_in_tls && !renegotiates {
             self.session.say(b"EXIT\0");
             self.session.transmit(now, net);
-        } else if !self.session.carrier().stream {
-            for _ in 0..self.exit_notify {
-                self.send_inner(now, &occ(OCC_EXIT), net);
-            }
+        }
+        // The end of a stream tells enough.
+        if self.session.carrier().stream {
+            return;
+        }
+        // Nobody stays to repeat what is lost, and a server that has begun a renegotiation, which we may not know,
+        // reads nothing of the session of TLS before it. In the data channel it hears us at any time.
+        let again = match (self.exit_in_tls, renegotiates) {
+            (true, true) => GOODBYES,
+            (true, false) => 1,
+            (false, _) => 0,
+        };
+        for _ in 0..self.exit_notify.max(again) {
+            self.send_inner(now, &occ(OCC_EXIT), net);
         }
     }
 }

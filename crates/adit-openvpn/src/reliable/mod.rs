@@ -115,6 +115,11 @@ impl Reliable {
         self.second = Some(opcode);
     }
 
+    /// Whether the second packet has an opcode of its own.
+    pub fn has_second(&self) -> bool {
+        self.second.is_some()
+    }
+
     /// Whether anything of the far end has been taken.
     pub fn heard(&self) -> bool {
         self.heard

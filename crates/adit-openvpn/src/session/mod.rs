@@ -191,6 +191,11 @@ impl Session {
         self.negotiations.back().map_or(0, |last| last.reliable.resets_sent())
     }
 
+    /// Whether a renegotiation is under way.
+    pub(crate) fn is_renegotiating(&self) -> bool {
+        self.negotiations.back().is_some_and(|last| last.key_id != 0 && last.stage != Stage::Done)
+    }
+
     /// When keys were agreed on last.
     pub(crate) fn last_negotiation(&self) -> Option<Instant> {
         self.negotiations.iter().rev().find(|done| done.stage == Stage::Done).map(|done| done.started)
@@ -204,6 +209,16 @@ impl Session {
     /// How often the oldest control packet has been sent that the server does not acknowledge.
     pub(crate) fn repeated(&self) -> u32 {
         self.negotiations.back().map_or(0, |last| last.reliable.repeated())
+    }
+
+    /// Whether our first packet carries a wrapped key.
+    pub(crate) fn has_wrapped_key(&self) -> bool {
+        matches!(self.wrap, Wrap::CryptV2 { .. })
+    }
+
+    /// Whether the server, which keeps nothing of a first packet, wanted our wrapped key again.
+    pub(crate) fn wrapped_key_was_wanted(&self) -> bool {
+        self.negotiations.back().is_some_and(|last| last.reliable.has_second())
     }
 
     /// Whether TLS is of version 1.2, in which a finished handshake means that our certificate was accepted.

@@ -161,9 +161,12 @@ impl Connection {
         let mut progress = Vec::new();
         negotiation.advance(|step| progress.push(step));
         let key_id = negotiation.key_id;
+        // As the reference does: what is said in a session of TLS that another one follows is not read.
+        let is_newest = self.negotiations.back().is_some_and(|newest| newest.key_id == key_id);
         for step in progress {
             match step {
                 Progress::Message(message) => self.said(now, key_id, *message, shared),
+                Progress::Text(_) if !is_newest => {}
                 Progress::Text(text) => {
                     self.gone |= text == "EXIT";
                     shared.seen.push(Seen::Text(text));

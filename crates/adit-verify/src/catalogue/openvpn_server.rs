@@ -505,24 +505,25 @@ pub(super) const CLASSES: &[Class] = &[
     class(
         "ovpn.compress",
         Exit::Handshake,
-        Blame::Server,
-        "the server compresses, and adit does not decompress {what|it}",
+        Blame::User,
+        "the server frames packets for compression, and the profile does not",
         &[
-            "Remove `comp-lzo` and `compress` from the server, or write `allow-compression no` there.",
+            "Add the option of the server to the profile: `comp-lzo no`, or `compress`.",
+            "Or ask the administrator to remove `comp-lzo` and `compress` from the server, or to push the option to clients.",
         ],
-        "Compression before encryption tells an eavesdropper about the content (VORACLE), and OpenVPN 2.6 forbids it by default. adit never compresses; of received packets it only reads the framing.",
+        "Compression options put bytes around every packet, also where nothing is compressed, so both ends must have them or neither. The server's option is in what it states about itself during the handshake. adit never compresses, because the size of compressed packets tells an eavesdropper about their content (VORACLE).",
     ),
     class(
         "ovpn.data.decrypt",
-        Exit::Ok,
-        Blame::Unknown,
-        "packets of the server cannot be decrypted",
+        Exit::Handshake,
+        Blame::User,
+        "the server's packets cannot be opened: `auth` differs",
         &[
-            "Compare `cipher`, `auth`, `compress` and `fragment` with the server's, if it negotiates none.",
+            "Give the profile the server's digest: `auth SHA256`, or what the evidence names.",
+            "Or let both ends use AES-256-GCM (`data-ciphers`), which needs no `auth`.",
         ],
-        "Packets come whose authentication fails. Some are normal after a change of keys; if none passes, the two sides use different keys or ciphers.",
-    )
-    .warning(),
+        "Ciphers in CBC mode authenticate packets with an HMAC whose digest is not negotiated: it is `auth` on both sides. The server states its own during the handshake.",
+    ),
     class(
         "ovpn.replay",
         Exit::Ok,

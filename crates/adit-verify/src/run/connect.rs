@@ -156,7 +156,7 @@ impl Run<'_> {
         }
     }
 
-    fn own(&self) -> &'static Provider {
+    pub(super) fn own(&self) -> &'static Provider {
         Provider::of(self.plan.provider.as_deref())
     }
 

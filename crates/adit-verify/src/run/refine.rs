@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::quality::{SURE, Sizes};
 use super::{Run, gateway_candidates};
-use crate::infer::{Facts, infer};
+use crate::infer::{Facts, MTU, infer};
 use crate::{Failure, Probe, Stage, StageStatus, join};
 
 /// Addresses that are asked for an echo after a failure, at most.
@@ -48,7 +48,13 @@ impl Run<'_> {
             let silent = |class: &str| class.ends_with(".silent") && class != "wg.silent";
             log.failures.iter().filter(|(_, failure)| silent(&failure.class)).cloned().collect()
         };
-        if open.is_empty() || self.plan.provider.as_deref() != Some("wireguard") || self.status().ups == 0 {
+        // Of OpenVPN, only the size of packets is a matter of silence.
+        let worthwhile = match self.plan.provider.as_deref() {
+            Some("wireguard") => !open.is_empty(),
+            Some("openvpn") => open.iter().any(|(_, failure)| failure.class == "app.silent"),
+            _ => false,
+        };
+        if !worthwhile || self.status().ups == 0 {
             return;
         }
         let Ok(found) = timeout(Duration::from_secs(5), self.facts(&open)).await else { return };
@@ -58,6 +64,7 @@ impl Run<'_> {
             let host = hosts.iter().map(|host| found.answers.contains_key(host)).reduce(|a, b| a || b);
             let about = found.about(hosts);
             match infer(&Facts { host, ..found.facts }, stage, &old.class) {
+                Some(MTU) => self.replace(index, &old, self.own().mtu, &found, &about),
                 Some(class) => self.replace(index, &old, class, &found, &about),
                 None => self.amend(index, &old, &about),
             }
@@ -117,7 +124,7 @@ impl Run<'_> {
         });
         found.answers = join::all(echoes.collect()).await.into_iter().flatten().collect();
         found.facts = Facts {
-            wireguard: true,
+            wireguard: self.plan.provider.as_deref() == Some("wireguard"),
             handshake: true,
             others_answer: self.somebody_behind(&gateways, &asked, &found.answers),
             ..Facts::default()
