@@ -25,7 +25,7 @@ pub struct Facts {
 }
 
 /// Lost large packets; every provider has a class of its own for them.
-pub const MTU: &str = "wg.mtu";
+pub(crate) const MTU: &str = "wg.mtu";
 
 /// The class of a failure in the light of all facts; `None` if the facts add nothing.
 pub fn infer(facts: &Facts, stage: Stage, class: &str) -> Option<&'static str> {

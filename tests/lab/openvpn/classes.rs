@@ -1,5 +1,6 @@
 //! Further classes of failures, each made by the real server or by the way to it.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use super::failures::{all_fail, fails};
@@ -38,6 +39,10 @@ fn a_way_that_does_not_lead_to_the_server_is_told() {
     lab.server.nft("add table inet lab");
     lab.server.nft("add chain inet lab in { type filter hook input priority 0; }");
     lab.server.nft("add rule inet lab in tcp dport 1999 drop");
+    crate::support::services::serve_tcp(&lab.server, "192.0.2.80:25".parse().unwrap(), |mut stream, _| {
+        let _ = stream.write_all(b"220 mail.example.test ESMTP\r\n");
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
     crate::support::services::serve_udp_echo(&lab.server, "192.0.2.80:1195".parse().unwrap());
     let to = |remote: &str| server.clone().profile(&format!("remote {remote}"));
     all_fail(
@@ -46,7 +51,7 @@ fn a_way_that_does_not_lead_to_the_server_is_told() {
             (to("198.51.100.1 1194 udp"), "ovpn.udp.unreachable", 20),
             (to("192.0.2.1 1999 tcp"), "ovpn.tcp.timeout", 21),
             (to("vpn.example.test 1194 udp6"), "ovpn.remote.family", 20),
-            (to("192.0.2.80 80 tcp"), "ovpn.protocol", 22),
+            (to("192.0.2.80 25 tcp"), "ovpn.protocol", 22),
             (to("192.0.2.80 1195 udp"), "ovpn.tlsauth.mismatch", 22),
         ],
     );

@@ -83,6 +83,7 @@ fn stream(lab: &Lab, server: Option<&Server>, name: &str, end: &Path) -> Process
 
 /// Waits for the end of a stream: the longest times without a byte and without being run, in milliseconds.
 fn measured(process: &mut Process) -> (u64, u64) {
+    process.wait_for("bytes ", PATIENCE);
     let status = process.wait(PATIENCE);
     let printed = process.printed();
     assert!(status.success(), "{status}: {printed}");

@@ -247,6 +247,7 @@ impl OpenVpn {
     /// The server pushes again: a token, or an update of the network.
     fn pushed_again(&mut self, now: Instant, text: &str, update: bool) {
         let Some(up) = &mut self.up else { return };
+        tracing::debug!(update, bytes = text.len(), "the server pushes again");
         match if update { up.pull.update(text) } else { up.pull.reply(text) } {
             Ok(Progress::Token) => self.take_token(),
             Ok(Progress::Updated) => match up.pull.net_config() {
