@@ -205,7 +205,8 @@ impl Lab {
         let hosts = self.dir.path().join("public-hosts");
         fs::write(&hosts, format!("192.0.2.1 vpn.example.test\n{PUBLIC_HOSTS}")).unwrap();
         let mut command = dnsmasq(&self.server, &["192.0.2.53"]);
-        command.arg(format!("--addn-hosts={}", hosts.display()));
+        // A resolver that works knows what there is not.
+        command.arg(format!("--addn-hosts={}", hosts.display())).arg("--local=/test/");
         self.spawn("public-names", command).wait_for("started, version", LIMIT);
     }
 

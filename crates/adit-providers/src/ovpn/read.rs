@@ -29,8 +29,14 @@ pub trait Files {
     ///
     /// It cannot be read.
     fn list(&mut self, path: &Path, what: &str) -> Result<Vec<String>, Problem> {
-        Err(Problem::new("ovpn.file.missing", format!("{what} cannot be read: {}", path.display())))
+        Err(unlisted(path, what))
     }
+}
+
+/// The problem of a directory that cannot be read.
+fn unlisted(path: &Path, what: &str) -> Problem {
+    Problem::new("ovpn.file.missing", format!("{what} cannot be read: {}", path.display()))
+        .fix("put the directory next to the profile, or name its path")
 }
 
 /// No directory of a profile has more files that matter.
@@ -44,10 +50,7 @@ impl Files for Reader {
     }
 
     fn list(&mut self, path: &Path, what: &str) -> Result<Vec<String>, Problem> {
-        let failed = |error: std::io::Error| {
-            Problem::new("ovpn.file.missing", format!("{what} cannot be read: {}", path.display()))
-                .seen(error.to_string())
-        };
+        let failed = |error: std::io::Error| unlisted(path, what).seen(error.to_string());
         let mut names = Vec::new();
         for entry in std::fs::read_dir(path).map_err(failed)? {
             if names.len() == MAX_FILES {
