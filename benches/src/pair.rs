@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit_netstack::{Budget, FlowId, Stack, StackConfig, StackEvent, TcpOptions};
+use adit_netstack::{Budget, CongestionControl, FlowId, Stack, StackConfig, StackEvent, TcpOptions};
 use adit_tunnel::{HostPacket, NetConfig, Outbox, Prefix};
 
 /// How packets get from one stack to the other.
@@ -60,9 +60,14 @@ impl Pair {
 
     /// Opens a connection; returns both ends.
     pub fn connect(&mut self) -> (FlowId, FlowId) {
+        self.connect_with(CongestionControl::default())
+    }
+
+    /// Opens a connection whose client has a certain congestion control.
+    pub fn connect_with(&mut self, congestion: CongestionControl) -> (FlowId, FlowId) {
         let to = SocketAddr::from(SERVER);
-        let client =
-            self.stacks[0].tcp_connect(self.now, to, TcpOptions::default()).expect("the budget suffices");
+        let options = TcpOptions { congestion, ..TcpOptions::default() };
+        let client = self.stacks[0].tcp_connect(self.now, to, options).expect("the budget suffices");
         loop {
             self.exchange();
             if let Some(server) = self.accepted.pop() {
@@ -136,6 +141,16 @@ impl Pair {
             }
             self.stacks[1].tcp_consumed(self.now, server, n);
             read += n;
+        }
+    }
+
+    /// Moves so many bytes.
+    pub fn transfer(&mut self, (client, server): (FlowId, FlowId), bytes: usize) {
+        let (mut sent, mut received) = (0, 0);
+        while received < bytes {
+            sent += self.write(client, bytes - sent);
+            self.exchange();
+            received += self.read(server);
         }
     }
 

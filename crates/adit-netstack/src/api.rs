@@ -63,6 +63,17 @@ pub struct PendingId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PingId(pub(crate) u64);
 
+/// What decides how much of a TCP connection is in the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CongestionControl {
+    /// CUBIC (RFC 9438): every loss cuts the window.
+    #[default]
+    Cubic,
+    /// BBR version 3 (draft-ietf-ccwg-bbr): a model of bandwidth and round trip. Losses count when they are more
+    /// than 2 % of what is in flight.
+    Bbr,
+}
+
 /// Options of a TCP connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpOptions {
@@ -71,6 +82,8 @@ pub struct TcpOptions {
     /// Gives up when the peer does not acknowledge for this long, during the handshake too. None by default:
     /// the owner decides how long to wait for a connection.
     pub timeout: Option<Duration>,
+    /// How what this side sends shares the path with others.
+    pub congestion: CongestionControl,
 }
 
 /// Why something could not be opened.

@@ -25,8 +25,8 @@ mod tcp;
 mod timers;
 
 pub use api::{
-    Budget, CloseReason, FlowEvent, FlowId, ListenerId, OpenError, PendingId, PingError, PingId, Pong,
-    StackConfig, StackEvent, TcpOptions, UdpId,
+    Budget, CloseReason, CongestionControl, FlowEvent, FlowId, ListenerId, OpenError, PendingId, PingError,
+    PingId, Pong, StackConfig, StackEvent, TcpOptions, UdpId,
 };
 pub use stack::{Stack, StackStats};
 

@@ -16,7 +16,7 @@ use super::receiver::Receiver;
 use super::ring::Ring;
 use super::sender::Sender;
 use super::time_wait::TimeWait;
-use crate::{CloseReason, TcpOptions};
+use crate::{CloseReason, CongestionControl, TcpOptions};
 
 /// The longest headers of a TCP segment: IPv6, or IPv4 with options, and TCP with options.
 pub(crate) const MAX_HEADERS: usize = 120;
@@ -136,6 +136,7 @@ pub(crate) struct Flow {
     /// When the peer was asked for a sign of life last.
     probed: Instant,
     timeout: Option<Duration>,
+    congestion: CongestionControl,
     keepalive: Option<Duration>,
     /// The peer must get an RST.
     reset_due: bool,
@@ -226,6 +227,7 @@ impl Flow {
             probed: now,
             timeout: config.options.timeout,
             keepalive: config.options.keepalive,
+            congestion: config.options.congestion,
             reset_due: false,
             connected: false,
             peer_shut: false,

@@ -11,7 +11,7 @@ use crate::emit::Bare;
 use crate::tcp::header::room;
 use crate::tcp::options::{MAX_BLOCKS, Options};
 use crate::tcp::receiver::Agreed;
-use crate::tcp::sender::{Ack, Control, Sender, SenderConfig};
+use crate::tcp::sender::{Ack, Sender, SenderConfig};
 
 /// The smallest path MTU that is believed (Linux `min_pmtu`; RFC 8200 §5).
 const MIN_MTU: (u16, u16) = (552, 1280);
@@ -145,7 +145,7 @@ impl Flow {
         });
         let config = SenderConfig {
             mss: self.mss(),
-            control: Control::Cubic,
+            control: self.congestion,
             sack: self.peer.sack,
             // One lost SYN may have been the tunnel's own handshake; two are a sign (RFC 5681 §3.1).
             initial_window: if self.syn.count > 2 { 1 } else { INITIAL_WINDOW },

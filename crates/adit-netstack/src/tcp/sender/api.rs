@@ -2,14 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Which congestion control a sender has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Control {
-    /// RFC 9438 with the slow start of RFC 9406.
-    Cubic,
-    /// Version 3 of draft-ietf-ccwg-bbr.
-    Bbr,
-}
+use crate::CongestionControl;
 
 /// What a sender is made of. It is made when the handshake is over.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +10,7 @@ pub(crate) struct SenderConfig {
     /// Payload bytes of a full packet: what the peer takes, less the options that every packet carries.
     pub(crate) mss: u16,
     /// The congestion control.
-    pub(crate) control: Control,
+    pub(crate) control: CongestionControl,
     /// The peer reports what it has received beyond a gap (RFC 2018).
     pub(crate) sack: bool,
     /// Initial congestion window in packets: 10 (RFC 6928), or 1 after a lost SYN (RFC 5681, section 3.1).

@@ -186,7 +186,12 @@ impl Bbr {
         }
     }
 
-    /// The pacing rate, in bytes per nanosecond, for a window that the model does not know yet.
+    /// Whether the path was once full, so that the model knows it.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The pacing rate, in bytes per nanosecond, before the path was full.
     pub(super) fn first_rate(window: u64, rtt: u64) -> f64 {
         STARTUP_GAIN * window as f64 / rtt.max(1) as f64
     }

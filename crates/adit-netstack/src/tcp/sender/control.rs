@@ -1,8 +1,8 @@
 //! The congestion controls, of which a sender has one.
 
-use super::api::Control;
 use super::bbr::{Bbr, SavedBbr};
 use super::cubic::{Cubic, SavedCubic};
+use crate::CongestionControl;
 
 /// A congestion control.
 #[derive(Debug)]
@@ -19,10 +19,10 @@ pub(super) enum SavedControl {
 }
 
 impl Controller {
-    pub(super) fn new(control: Control) -> Self {
+    pub(super) fn new(control: CongestionControl) -> Self {
         match control {
-            Control::Cubic => Self::Cubic(Cubic::new()),
-            Control::Bbr => Self::Bbr(Box::new(Bbr::new())),
+            CongestionControl::Cubic => Self::Cubic(Cubic::new()),
+            CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new())),
         }
     }
 

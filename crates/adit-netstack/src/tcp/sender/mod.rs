@@ -41,7 +41,7 @@ mod window;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use self::api::{Ack, Blocked, Control, Kind, Segment, SenderConfig, SenderStats, TICK};
+pub(crate) use self::api::{Ack, Blocked, Kind, Segment, SenderConfig, SenderStats, TICK};
 use self::control::Controller;
 use self::log::Log;
 use self::pacing::Pacing;

@@ -270,9 +270,9 @@ impl Sender {
             return;
         };
         if let Controller::Bbr(bbr) = &self.control {
-            let known = bbr.rate > 0.0;
-            let rate = if known { bbr.rate } else { Bbr::first_rate(self.window.size, rtt) };
-            self.pacing.set_rate(rate);
+            // A flow of small messages has shown little of what the path can do.
+            let least = if bbr.is_full() { 0.0 } else { Bbr::first_rate(self.initial_window, rtt) };
+            self.pacing.set_rate(bbr.rate.max(least));
             return;
         }
         let gain = if self.window.size < self.window.threshold / 2 { 2.0 } else { 1.2 };

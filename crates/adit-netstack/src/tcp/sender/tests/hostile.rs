@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::{Ack, Control, Kind, Sender, SenderConfig};
+use super::super::{Ack, Kind, Sender, SenderConfig};
+use crate::CongestionControl as Control;
 
 const MSS: u64 = 1000;
 

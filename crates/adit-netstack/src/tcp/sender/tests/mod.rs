@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::log::Transmission;
 use super::ranges::State;
 use super::recovery::Phase;
-use super::{Ack, Control, Kind, Segment, Sender, SenderConfig};
+use super::{Ack, Kind, Segment, Sender, SenderConfig};
+use crate::CongestionControl as Control;
 
 const MSS: u64 = 1000;
 

@@ -1,6 +1,7 @@
 //! Goodput and completion times on simulated paths.
 
-use super::super::Control;
+use crate::CongestionControl as Control;
+
 use super::simulation::{MS, MSS, Path, SECOND, Simulation, completion, goodput};
 
 const CONTROLS: [Control; 2] = [Control::Cubic, Control::Bbr];

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use super::super::{Ack, Control, Sender, SenderConfig, TICK};
+use super::super::{Ack, Sender, SenderConfig, TICK};
+use crate::CongestionControl as Control;
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1000 * MS;
