@@ -117,13 +117,15 @@ pub(crate) const ICMP_LEN: usize = 40 + 8 + 40 + 8;
 
 /// Writes what a firewall would say in place of the peer: destination unreachable. The netstack and programs know it;
 /// TSMP they do not.
-pub(crate) fn write_icmp(reject: &Reject, out: &mut [u8; ICMP_LEN]) -> Option<usize> {
+pub(crate) fn write_icmp(reject: &Reject, sequence: u32, out: &mut [u8; ICMP_LEN]) -> Option<usize> {
     let (ours, target) = (reject.source, reject.target);
     let mut ports = [0; 8];
     ports[..2].copy_from_slice(&ours.port().to_be_bytes());
     ports[2..4].copy_from_slice(&target.port().to_be_bytes());
-    if reject.protocol == protocol::UDP {
-        ports[5] = 8;
+    match reject.protocol {
+        protocol::TCP => ports[4..].copy_from_slice(&sequence.to_be_bytes()),
+        protocol::UDP => ports[5] = 8,
+        _ => {}
     }
     let mut message = [0; 8 + 40 + 8];
     let mut quoted = [0; 48];
@@ -201,12 +203,12 @@ mod tests {
             assert_eq!(reject.source, SocketAddr::new(us.parse().unwrap(), 0x1234));
             assert_eq!(reject.target, SocketAddr::new(peer.parse().unwrap(), 5432));
             let mut out = [0; ICMP_LEN];
-            let len = write_icmp(&reject, &mut out).unwrap();
+            let len = write_icmp(&reject, 7, &mut out).unwrap();
             let ip = IpView::parse(&out[..len]).unwrap();
             assert_eq!((ip.source().to_string(), ip.destination().to_string()), (peer.into(), us.into()));
             let quoted = IpView::parse_unsized(&ip.payload()[8..]).unwrap();
             assert_eq!((quoted.source().to_string(), quoted.protocol()), (us.into(), 6));
-            assert_eq!(quoted.payload()[..4], [0x12, 0x34, 0x15, 0x38]);
+            assert_eq!(quoted.payload()[..8], [0x12, 0x34, 0x15, 0x38, 0, 0, 0, 7]);
         }
     }
 

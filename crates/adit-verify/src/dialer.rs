@@ -89,6 +89,12 @@ impl DialFailure {
         }
     }
 
+    /// Of the failures of two addresses of a target, `later` unless it only says that nothing was heard.
+    #[must_use]
+    pub fn or_telling(self, later: Self) -> Self {
+        if later.is_timeout() && !self.is_timeout() { self } else { later }
+    }
+
     /// Whether the target said no itself, so that asking once more soon tells whether it means it.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Connect(ConnectFailure::Refused | ConnectFailure::Reset))
@@ -234,7 +240,7 @@ impl NetworkDialer {
                     let stream = flow.into_stream().map_err(|error| UdpFailure::System(error.to_string()))?;
                     return Ok(Dialed { stream: Box::new(stream), peer });
                 }
-                Err(found) => failure = found.into(),
+                Err(found) => failure = failure.or_telling(found.into()),
             }
         }
         Err(failure)

@@ -1,5 +1,6 @@
 //! The node: everything put together as a [`Tunnel`].
 
+mod calls;
 mod control;
 mod discovery;
 mod packets;
@@ -27,6 +28,7 @@ use crate::netmap::{NodeId, RegionId, State};
 use crate::routes::Policy;
 use crate::seal::Random;
 use crate::{Command, Config, DiscoKey, Endpoint, Keys, NetInfo, NodeKey, Problem, Report};
+use calls::Calls;
 use peer::Member;
 
 /// The UDP socket of WireGuard, disco and STUN.
@@ -88,6 +90,7 @@ pub struct Tailscale {
     names: Names,
     check: NetCheck,
     filter: Filter,
+    calls: Calls,
     magic: MagicDns,
     socket: Socket,
     check_again: Option<Instant>,
@@ -132,6 +135,7 @@ impl Tailscale {
             names: Names::default(),
             check: NetCheck::default(),
             filter: Filter::new(config.shields_up),
+            calls: Calls::new(),
             magic: MagicDns::default(),
             socket: if config.udp { Socket::Opening } else { Socket::Off },
             check_again: None,

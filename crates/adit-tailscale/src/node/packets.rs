@@ -33,7 +33,9 @@ impl Tailscale {
         if packet.largest()? > usize::from(MTU) {
             return Err(Dropped::TooBig);
         }
-        self.filter.note_outgoing(&IpView::parse_unsized(packet.bytes())?);
+        let ip = IpView::parse_unsized(packet.bytes())?;
+        self.filter.note_outgoing(&ip);
+        self.calls.note(&ip);
         let member = self.members.get_mut(&index).ok_or(Dropped::NoRoute)?;
         let search = member.paths.note_send(now);
         self.active.insert(index);
@@ -402,8 +404,15 @@ impl Tailscale {
             }
             tsmp::Message::Reject(reject) => {
                 tracing::info!(target = %reject.target, reason = ?reject.reason, "a peer rejects a connection");
+                // What was never asked cannot be rejected.
+                let Some(sequence) = (match reject.protocol {
+                    protocol::TCP => self.calls.sequence(reject.source, reject.target),
+                    _ => Some(0),
+                }) else {
+                    return;
+                };
                 let mut packet = [0; tsmp::ICMP_LEN];
-                if let Some(len) = tsmp::write_icmp(&reject, &mut packet)
+                if let Some(len) = tsmp::write_icmp(&reject, sequence, &mut packet)
                     && let Some(mut slot) = out.host.reserve(len)
                 {
                     slot.copy_from_slice(packet.get(..len).unwrap_or_default());

@@ -82,7 +82,7 @@ impl KernelDialer {
             let share = until.saturating_duration_since(Instant::now()) / left;
             match self.inside.dial(Destination::Address(*address), port, share).await {
                 Ok(dialed) => return Ok(dialed),
-                Err(found) => failure = found,
+                Err(found) => failure = failure.or_telling(found),
             }
         }
         Err(failure)

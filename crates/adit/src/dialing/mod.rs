@@ -87,7 +87,8 @@ impl ExecDialer {
         let (outcome, socket) = match dialled {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                return Err(ConnectFailure::TimedOut(limit).into());
+                let late = rustix::io::Errno::TIMEDOUT.raw_os_error();
+                return Err(self.connect_failure(late, host, port, limit).await);
             }
             Ok(Err(error)) => return Err(DialFailure::Command(format!("no probe could be run: {error}"))),
             Err(error) => return Err(DialFailure::Command(format!("the probe ended: {error}"))),
@@ -101,27 +102,40 @@ impl ExecDialer {
                 Ok(Dialed { stream: Box::new(stream), peer })
             }
             (Outcome::Connected { .. }, None) => Err(ConnectFailure::Closed.into()),
-            (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, &host, port, limit)),
+            (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, host, port, limit).await),
             (Outcome::Unresolved { why }, _) => Err(self.resolve_failure(&host, why, limit).await),
         }
     }
 
     /// What the network knows is more than an error number.
-    fn connect_failure(&self, errno: i32, host: &Destination, port: u16, limit: Duration) -> DialFailure {
-        match rustix::io::Errno::from_raw_os_error(errno) {
+    async fn connect_failure(
+        &self,
+        errno: i32,
+        host: Destination,
+        port: u16,
+        limit: Duration,
+    ) -> DialFailure {
+        let errno = rustix::io::Errno::from_raw_os_error(errno);
+        match errno {
             rustix::io::Errno::CONNREFUSED => return ConnectFailure::Refused.into(),
             rustix::io::Errno::CONNRESET => return ConnectFailure::Reset.into(),
-            rustix::io::Errno::TIMEDOUT => return ConnectFailure::TimedOut(limit).into(),
             _ => {}
         }
         let addresses = match host {
-            Destination::Address(address) => vec![*address],
-            Destination::Name(_) => Vec::new(),
+            Destination::Address(address) => vec![address],
+            // The program has resolved it a moment ago, so this is quick.
+            Destination::Name(name) => {
+                let query = adit_path::Query { timeout: limit, ..adit_path::Query::addresses(name) };
+                self.network.resolve(query).await.map(|answer| answer.addresses).unwrap_or_default()
+            }
         };
         if let Some(failure) = self.network.failure(&addresses, port) {
             return failure.into();
         }
-        let error = io::Error::from_raw_os_error(errno);
+        if errno == rustix::io::Errno::TIMEDOUT {
+            return ConnectFailure::TimedOut(limit).into();
+        }
+        let error = io::Error::from(errno);
         DialFailure::Front(format!("a program gets an error that the network did not give: {error}"))
     }
 

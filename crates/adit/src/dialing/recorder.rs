@@ -35,12 +35,14 @@ impl Recorder {
         self.patience.store(most, Ordering::Relaxed);
     }
 
-    /// Why the last connection to a port of one of these addresses failed, or of any address if there are none.
+    /// Why the last connections to a port of one of these addresses failed, or of any address if there are none. What
+    /// was heard of one address says more than the silence of another.
     pub(super) fn failure(&self, addresses: &[IpAddr], port: u16) -> Option<ConnectFailure> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let meant =
             |at: &SocketAddr| at.port() == port && (addresses.is_empty() || addresses.contains(&at.ip()));
-        failures.iter().find(|(at, _)| meant(at)).map(|(_, failure)| failure.clone())
+        let meant = failures.iter().filter(|(at, _)| meant(at)).map(|(_, failure)| failure);
+        meant.min_by_key(|failure| matches!(failure, ConnectFailure::TimedOut(_))).cloned()
     }
 }
 
@@ -83,5 +85,28 @@ impl Network for Recorder {
 
     fn status(&self) -> watch::Receiver<Status> {
         self.network.status()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_sim::{Host, ScriptedNetwork, Service};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_of_one_address_says_more_than_the_silence_of_another() {
+        let (says, silent) = (IpAddr::from([10, 77, 0, 5]), IpAddr::from([10, 77, 0, 6]));
+        let network = ScriptedNetwork::new()
+            .host(says, Host::new().tcp(5432, Service::Unreachable(3, 13)))
+            .host(silent, Host::silent());
+        let recorder = Recorder::new(Arc::new(network));
+        for address in [silent, says, silent] {
+            let options = Connect { timeout: Duration::from_millis(20), ..Connect::default() };
+            recorder.connect(SocketAddr::new(address, 5432), options).await.unwrap_err();
+        }
+        let told = recorder.failure(&[says, silent], 5432);
+        assert!(matches!(told, Some(ConnectFailure::Unreachable { kind: 3, code: 13, .. })), "{told:?}");
+        assert!(matches!(recorder.failure(&[silent], 5432), Some(ConnectFailure::TimedOut(_))));
     }
 }
