@@ -377,6 +377,10 @@ impl Conn {
 
     /// Hands on what waits, as far as the link takes it.
     pub(crate) fn flush(&mut self, net: &mut NetQueue) {
+        // TLS has its first message from the beginning; a link that is not open yet, or leads to a proxy, must not see it.
+        if matches!(self.stage, Stage::Connecting | Stage::Proxy) {
+            return;
+        }
         let Some(tls) = &mut self.tls else { return self.flush_plain(net) };
         loop {
             while tls.wants_write() {

@@ -127,6 +127,18 @@ impl Bench {
 }
 
 #[test]
+fn nothing_is_sent_before_the_link_is_open() {
+    let identity = identity("derp.example");
+    let mut bench = Bench::new(&identity, true, &node(DerpCertificate::HostName), None);
+    // A packet for a peer there has come up meanwhile.
+    bench.conn.flush(&mut bench.out.net);
+    assert!(bench.out.net.is_empty(), "the link would lose it");
+    bench.conn.handle_opened(bench.now, &mut bench.out.net);
+    bench.login().unwrap();
+    assert_eq!(bench.seen, ["Ready"]);
+}
+
+#[test]
 fn a_login_through_tls_and_packets_both_ways_in_pieces_of_any_size() {
     let identity = identity("derp.example");
     for piece in [1, 3, 100, 100_000] {
