@@ -197,6 +197,10 @@ impl Settings {
     ///
     /// It cannot be read, or it is of another provider than the one that is named.
     pub fn identified(&self, reader: &Reader) -> Result<Self, Failures> {
+        // A tailnet has no file.
+        if self.is_tailnet() {
+            return Ok(self.clone());
+        }
         let (found, settings) = self.told(reader)?;
         if found == Provider::WireGuard {
             settings.well_formed()?;

@@ -284,6 +284,7 @@ fn a_node_of_a_tailnet_needs_no_file_and_is_shown_without_the_keys_of_others() {
     assert_eq!(shown("accept.routes"), at("[\"10.8.0.0/16\"]", 11));
     assert_eq!(shown("auth.key"), at("\"file:/run/adit/authkey\"", 12));
     assert_eq!((shown("config"), shown("auth.totp")), (None, None));
+    settings.identified(&adit_providers::Reader::default()).expect("no file is read, because none is named");
 }
 
 #[test]
