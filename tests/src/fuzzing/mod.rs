@@ -13,6 +13,7 @@ mod program;
 mod stack;
 mod tailnet;
 mod tailscale;
+mod tcp;
 mod wireguard;
 
 pub use config::{adit_toml, wg_quick};
@@ -27,6 +28,7 @@ pub use program::{program_dns, program_memory};
 pub use stack::stack_packet;
 pub use tailnet::{derp_stream, disco_message, stun_message, tailscale_datagram};
 pub use tailscale::tailscale_map;
+pub use tcp::tcp_acks;
 pub use wireguard::wireguard_datagram;
 
 /// A fuzz target: its name, which is that of its corpus, and what it does.
@@ -54,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     ("stun_message", stun_message),
     ("tailscale_datagram", tailscale_datagram),
     ("tailscale_map", tailscale_map),
+    ("tcp_acks", tcp_acks),
     ("wg_quick", wg_quick),
     ("wireguard_datagram", wireguard_datagram),
 ];

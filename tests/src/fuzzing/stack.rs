@@ -79,7 +79,7 @@ fn transmit(stack: &mut Stack, now: Instant, config: &NetConfig) {
 }
 
 /// Makes the checksums of the IP, TCP, UDP and ICMP headers right, where there are any.
-fn fix_checksums(packet: &mut [u8]) {
+pub(super) fn fix_checksums(packet: &mut [u8]) {
     let Ok(ip) = IpView::parse(packet) else { return };
     let (start, end, v4) = (ip.header_len(), ip.bytes().len(), ip.is_v4());
     let at = match ip.protocol() {
