@@ -14,20 +14,20 @@ pub struct StackConfig {
 
 /// How much memory flows may take.
 ///
-/// A flow's buffers are sized when it opens: large while there is room, smaller the less of it is left.
-/// Pages that no data has touched cost nothing.
+/// A flow's buffers are sized when it opens: a mebibyte while there is room, smaller the less of it is left. While half of
+/// the budget is free, those of a flow that needs more on a long path grow. Memory is taken as data fills it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Buffer space of all flows together, in bytes.
     pub bytes: usize,
-    /// Buffer space of one flow, both directions together, in bytes.
+    /// Buffer space of one flow at the most, both directions together, in bytes.
     pub max_flow: usize,
 }
 
 impl Default for Budget {
-    /// 256 MiB for all and 2 MiB for one: room for about 4,700 flows.
+    /// 256 MiB for all and 32 MiB for one: room for about 4,700 flows.
     fn default() -> Self {
-        Self { bytes: 256 << 20, max_flow: 2 << 20 }
+        Self { bytes: 256 << 20, max_flow: 32 << 20 }
     }
 }
 

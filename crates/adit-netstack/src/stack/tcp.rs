@@ -191,21 +191,13 @@ impl Flows {
         self.resting.push_back((now + TIME_WAIT, tuple));
     }
 
-    /// Buffers of `size` bytes each.
-    fn buffers(&mut self, size: usize) -> Buffers {
-        match self.spare.iter().rposition(|spare| spare.size() == size) {
-            Some(at) => self.spare.swap_remove(at),
-            None => Buffers::new(size),
-        }
-    }
-
     fn remove(&mut self, index: u32) -> usize {
         let slot = &mut self.slots[index as usize];
         let Some(entry) = slot.entry.take() else { return 0 };
         slot.generation = slot.generation.wrapping_add(1);
         // A slot still in a queue is skipped there, or finds its next flow, which does no harm.
         self.free.push(index);
-        let freed = 2 * entry.flow.buffer_size();
+        let freed = entry.flow.granted();
         if self.spare.len() < MAX_SPARE {
             self.spare.push(entry.flow.into_buffers());
         }
@@ -273,6 +265,9 @@ impl Stack {
     }
 
     pub(super) fn settle(&mut self, index: u32, now: Instant) {
+        if let Some(entry) = self.tcp.entry(index) {
+            entry.flow.grow(now, &mut self.memory);
+        }
         let freed = self.tcp.settle(index, now);
         self.memory.release(freed);
     }
@@ -325,10 +320,11 @@ impl Stack {
         tuple: &Tuple,
         options: TcpOptions,
     ) -> Result<(FlowConfig, Buffers), OpenError> {
-        let size = self.memory.reserve_flow().ok_or(OpenError::OverBudget)?;
+        let buffer = self.memory.reserve_flow().ok_or(OpenError::OverBudget)?;
+        let max_buffer = self.memory.max_buffer();
         let seed = self.random.of(tuple);
-        let config = FlowConfig { mtu: self.net.mtu, seed, epoch: self.epoch, options };
-        Ok((config, self.tcp.buffers(size)))
+        let config = FlowConfig { mtu: self.net.mtu, seed, epoch: self.epoch, buffer, max_buffer, options };
+        Ok((config, self.tcp.spare.pop().unwrap_or_default()))
     }
 
     /// Room for bytes to send, in up to two pieces; empty before the connection is open and after it ended.

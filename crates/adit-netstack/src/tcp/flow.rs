@@ -16,12 +16,19 @@ use super::receiver::Receiver;
 use super::ring::Ring;
 use super::sender::Sender;
 use super::time_wait::TimeWait;
+use crate::memory::Memory;
 use crate::{CloseReason, CongestionControl, TcpOptions};
 
 /// The longest headers of a TCP segment: IPv6, or IPv4 with options, and TCP with options.
 pub(crate) const MAX_HEADERS: usize = 120;
 /// How long a connection whose owner has gone may take to end, counted from the peer's last sign of life.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that has been silent for this long and has nothing in its buffers gives back their memory, if it is more
+/// than a little.
+const IDLE: Duration = Duration::from_secs(10);
+const LITTLE: usize = 64 << 10;
+/// The largest buffer that is kept for another connection.
+const MAX_SPARE: usize = 1 << 20;
 /// A deadline is never nearer than this, whatever a part of the connection says.
 const MIN_WAIT: Duration = Duration::from_micros(50);
 
@@ -34,27 +41,19 @@ pub(crate) struct FlowConfig {
     pub(crate) seed: u64,
     /// The beginning of time, the same for all connections.
     pub(crate) epoch: Instant,
+    /// Bytes of each of the two buffers.
+    pub(crate) buffer: usize,
+    /// Bytes that each of them may grow to.
+    pub(crate) max_buffer: usize,
     pub(crate) options: TcpOptions,
 }
 
 /// The buffers of a connection that is over, for one that begins: opening one then takes no memory from the system.
 /// What they held cannot be read again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Buffers {
     send: Ring,
     receive: Ring,
-}
-
-impl Buffers {
-    /// Buffers of up to `size` bytes each, which take memory as they are filled.
-    pub(crate) fn new(size: usize) -> Self {
-        Self { send: Ring::new(size), receive: Ring::new(size) }
-    }
-
-    /// Bytes of each of the two buffers at the most.
-    pub(crate) fn size(&self) -> usize {
-        self.send.limit()
-    }
 }
 
 /// How far the handshake is. How far the end is follows from the two directions.
@@ -197,8 +196,9 @@ impl Flow {
     }
 
     fn new(tuple: Tuple, config: &FlowConfig, buffers: Buffers, phase: Phase, now: Instant) -> Self {
-        let Buffers { mut send, receive } = buffers;
-        send.clear();
+        let Buffers { mut send, mut receive } = buffers;
+        send.reset(config.buffer);
+        receive.reset(config.buffer);
         let room = room(tuple.local, config.mtu);
         // A clock of 4 µs behind the hash (RFC 6528 §3), so that a pair that is used again goes on, rather than back.
         let age = now.saturating_duration_since(config.epoch).as_micros() / 4;
@@ -214,7 +214,7 @@ impl Flow {
             room,
             advertised: room,
             send,
-            receiver: Receiver::new(receive, room),
+            receiver: Receiver::new(now, receive, config.max_buffer, room),
             sender: None,
             written: 0,
             fin: false,
@@ -242,12 +242,30 @@ impl Flow {
 
     /// The buffers of a connection whose owner has gone.
     pub(crate) fn into_buffers(self) -> Buffers {
-        Buffers { send: self.send, receive: self.receiver.into_ring() }
+        let mut buffers = Buffers { send: self.send, receive: self.receiver.into_ring() };
+        buffers.send.reset(MAX_SPARE);
+        buffers.receive.reset(MAX_SPARE);
+        buffers
     }
 
-    /// Bytes of each of the two buffers at the most.
-    pub(crate) fn buffer_size(&self) -> usize {
-        self.send.limit()
+    /// Bytes that the two buffers have been granted.
+    pub(crate) fn granted(&self) -> usize {
+        self.send.limit() + self.receiver.limit()
+    }
+
+    /// Takes larger buffers out of the budget, where the path needs them.
+    pub(crate) fn grow(&mut self, now: Instant, memory: &mut Memory) {
+        let Some(sender) = &self.sender else { return };
+        let in_flight = sender.next() - sender.unacknowledged();
+        // More than half of the buffer waits for acknowledgments, and the rest is full.
+        let is_short = self.is_starved() && 2 * in_flight > self.send.limit() as u64;
+        let srtt = sender.srtt().unwrap_or_default();
+        if is_short && let Some(limit) = memory.double(self.send.limit()) {
+            self.send.raise(limit);
+        }
+        if let Some(limit) = self.receiver.needs_more(now, srtt).and_then(|limit| memory.double(limit)) {
+            self.receiver.raise(limit);
+        }
     }
 
     pub(crate) fn tuple(&self) -> &Tuple {
@@ -315,6 +333,20 @@ impl Flow {
         is_idle.then_some(self.heard.max(self.probed) + self.keepalive?)
     }
 
+    /// When the memory of the buffers is given back.
+    fn trim_at(&mut self) -> Option<Instant> {
+        let takes_much = self.send.capacity() + self.receiver.capacity() > LITTLE;
+        let is_idle = takes_much && self.send.start() == self.written && self.receiver.idle_ring().is_some();
+        (is_idle && self.phase == Phase::Open && self.closed.is_none()).then_some(self.heard + IDLE)
+    }
+
+    fn trim(&mut self) {
+        self.send.release();
+        if let Some(ring) = self.receiver.idle_ring() {
+            ring.release();
+        }
+    }
+
     /// When [`poll_transmit`](Self::poll_transmit) has something to do at the latest. After it has returned
     /// `None`, this is later than `now`.
     pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
@@ -326,7 +358,8 @@ impl Flow {
             (Some(sender), Phase::Open) => sender.poll_timeout(now, available),
             _ => Some(self.syn.due),
         };
-        let all = [progress, self.receiver.deadline(), self.keepalive_at(), self.give_up_at()];
+        let trim = self.trim_at();
+        let all = [progress, self.receiver.deadline(), self.keepalive_at(), self.give_up_at(), trim];
         let earliest = all.into_iter().flatten().min()?;
         debug_assert!(earliest > now, "a deadline that has passed: {all:?} {self:?}");
         Some(earliest.max(now + MIN_WAIT))

@@ -16,6 +16,8 @@ use super::ring::Ring;
 const ACK_DELAY: Duration = Duration::from_millis(40);
 /// A connection's first segments, and those after a pause, are acknowledged at once: the sender's window is small.
 const QUICK_ACKS: u8 = 16;
+/// What the owner reads is measured over this long at least.
+const SHORTEST_ROUND: Duration = Duration::from_millis(1);
 /// What counts as a pause.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -23,8 +25,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Receiver {
     ring: Ring,
-    /// Bytes that the window may span.
+    /// Bytes that the window may span. Where windows are shifted, it is a unit less than the ring: a window is rounded up
+    /// where it would shrink.
     size: u32,
+    /// Bytes that the window may ever span.
+    largest: u32,
+    /// What the owner has read, and when, at the beginning of a round trip.
+    round: (u64, Instant),
     /// By how many bits the windows that we tell are shifted.
     shift: u8,
     /// What the peer puts into a segment at the most.
@@ -68,13 +75,14 @@ pub(super) struct Agreed {
 }
 
 impl Receiver {
-    /// A receiver at offset 0 of a peer that puts `mss` bytes into a segment.
-    pub(super) fn new(mut ring: Ring, mss: u16) -> Self {
-        ring.clear();
-        let size = u32::try_from(ring.limit()).unwrap_or(u32::MAX);
-        Self {
+    /// A receiver at offset 0 of a peer that puts `mss` bytes into a segment. Its buffer may grow to `largest` bytes.
+    pub(super) fn new(now: Instant, ring: Ring, largest: usize, mss: u16) -> Self {
+        let largest = u32::try_from(largest.max(ring.limit())).unwrap_or(u32::MAX);
+        let mut receiver = Self {
             ring,
-            size,
+            size: 0,
+            largest,
+            round: (0, now),
             shift: 0,
             mss: u32::from(mss),
             sack: false,
@@ -88,7 +96,9 @@ impl Receiver {
             quick: QUICK_ACKS,
             heard: None,
             duplicate: None,
-        }
+        };
+        receiver.set_size(receiver.scale());
+        receiver
     }
 
     /// The memory, for another connection.
@@ -96,9 +106,25 @@ impl Receiver {
         self.ring
     }
 
-    /// The shift that covers the largest window (RFC 7323 §2.3).
+    /// Bytes that the buffer may take.
+    pub(super) fn limit(&self) -> usize {
+        self.ring.limit()
+    }
+
+    /// The buffer, if there is nothing in it.
+    pub(super) fn idle_ring(&mut self) -> Option<&mut Ring> {
+        (self.unread() == 0 && !self.reassembly.has_gap()).then_some(&mut self.ring)
+    }
+
+    /// Bytes of memory that the buffer has taken.
+    pub(super) fn capacity(&self) -> usize {
+        self.ring.capacity()
+    }
+
+    /// The shift that covers the largest window (RFC 7323 §2.3), and whose unit is little beside the buffer.
     pub(super) fn scale(&self) -> u8 {
-        (0..MAX_SHIFT).find(|shift| u32::from(u16::MAX) << shift >= self.size).unwrap_or(MAX_SHIFT)
+        let covers = (0..MAX_SHIFT).find(|shift| u32::from(u16::MAX) << shift >= self.largest);
+        covers.unwrap_or(MAX_SHIFT).min((self.ring.limit() / 16).max(1).ilog2() as u8)
     }
 
     /// The window of a SYN, which is not shifted (RFC 7323 §2.2).
@@ -111,9 +137,33 @@ impl Receiver {
     /// The handshake is over.
     pub(super) fn establish(&mut self, agreed: Agreed) {
         self.shift = if agreed.scaled { self.scale() } else { 0 };
-        // What a window can tell.
-        self.size = self.size.min(u32::from(u16::MAX) << self.shift);
+        self.set_size(self.shift);
         (self.sack, self.timestamps) = (agreed.sack, agreed.timestamps);
+    }
+
+    fn set_size(&mut self, shift: u8) {
+        let room = u32::try_from(self.ring.limit()).unwrap_or(u32::MAX);
+        // No more than a window can tell.
+        self.size = room.saturating_sub((1 << shift) - 1).min(u32::from(u16::MAX) << shift);
+    }
+
+    /// The buffer that it has, if the path needs a larger one: the owner reads more than a quarter of a window in a round trip,
+    /// so that a peer which doubles what is under way would soon wait for the window, and wrongly take it for the path.
+    pub(super) fn needs_more(&mut self, now: Instant, rtt: Duration) -> Option<usize> {
+        let (read, since) = self.round;
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed < rtt.max(SHORTEST_ROUND) || self.shift == 0 {
+            return None;
+        }
+        self.round = (self.ring.start(), now);
+        let per_rtt = (self.ring.start() - read) as f64 * (rtt.as_secs_f64() / elapsed.as_secs_f64());
+        (4.0 * per_rtt > f64::from(self.size)).then(|| self.ring.limit())
+    }
+
+    /// The buffer may take `limit` bytes from here on.
+    pub(super) fn raise(&mut self, limit: usize) {
+        self.ring.raise(limit);
+        self.set_size(self.shift);
     }
 
     /// Everything before it has arrived; one more than the stream is long after its end.

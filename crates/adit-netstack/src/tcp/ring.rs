@@ -19,14 +19,23 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// An empty ring that may take `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit, start: 0, origin: 0 }
+    /// Forgets everything, for another stream of up to `limit` bytes; memory stays, if it is not more than that.
+    pub(crate) fn reset(&mut self, limit: usize) {
+        (self.start, self.origin, self.limit) = (0, 0, limit);
+        if self.bytes.len() > limit {
+            self.bytes = Vec::new();
+        }
     }
 
-    /// Forgets everything, for another stream; memory stays.
-    pub(crate) fn clear(&mut self) {
-        (self.start, self.origin) = (0, 0);
+    /// Gives its memory back; there must be nothing in it.
+    pub(crate) fn release(&mut self) {
+        self.bytes = Vec::new();
+        self.origin = self.start;
+    }
+
+    /// It may take more bytes from here on.
+    pub(crate) fn raise(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
     }
 
     /// The offset of the first byte that is kept.
@@ -119,9 +128,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn ring(limit: usize) -> Ring {
+        Ring { limit, ..Ring::default() }
+    }
+
     #[test]
     fn nothing_is_taken_before_the_first_byte() {
-        let mut ring = Ring::new(1 << 20);
+        let mut ring = ring(1 << 20);
         assert_eq!(ring.capacity(), 0);
         ring.reserve(5);
         assert_eq!(ring.capacity(), FIRST);
@@ -130,8 +143,25 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_may_take_more_keeps_what_it_has() {
+        let mut ring = ring(3000);
+        ring.reserve(3000);
+        ring.write(0, &[1; 2000]);
+        ring.advance(1500, false);
+        ring.write(2000, &[2; 2500]);
+        ring.raise(10_000);
+        ring.reserve(11_500);
+        assert_eq!((ring.capacity(), ring.end()), (10_000, 11_500));
+        ring.write(4500, &[3; 7000]);
+        let all = ring.slices(1500, 11_500).concat();
+        assert!(all == [vec![1; 500], vec![2; 2500], vec![3; 7000]].concat());
+        ring.reset(5000);
+        assert_eq!(ring.capacity(), 0, "a larger one than may be is given back");
+    }
+
+    #[test]
     fn an_empty_ring_begins_at_its_front_again() {
-        let mut ring = Ring::new(4096);
+        let mut ring = ring(4096);
         ring.reserve(100);
         ring.write(0, &[1; 100]);
         ring.advance(100, true);
@@ -144,7 +174,7 @@ mod tests {
             limit in 1usize..9000,
             steps in proptest::collection::vec((0usize..5000, 0usize..3000, 0usize..4000), 1..60),
         ) {
-            let mut ring = Ring::new(limit);
+            let mut ring = ring(limit);
             let mut stream = vec![0u8; 500_000];
             let mut known = 0u64..0u64;
             for (number, (ahead, len, forward)) in steps.into_iter().enumerate() {

@@ -195,3 +195,65 @@ fn pieces_on_many_flows_wait_for_no_timer() {
         assert!(took < SECOND / 100, "round {round}: {took:?}");
     }
 }
+
+/// What is under way on a long path is more than a connection begins with: both buffers grow into the budget.
+#[test]
+fn a_long_path_gets_larger_buffers() {
+    let link = Link { delay: Duration::from_millis(50), rate: 30_000_000, queue: 4 << 20, ..Link::CLEAN };
+    let mut pair = Pair::new(6, link);
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let before = pair.ends.each_ref().map(|end| end.stack.stats().memory);
+    let data = pattern(64 << 20);
+    let began = pair.now;
+    assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+    let took = pair.now - began;
+    // 2.2 s at the link's rate and 6.4 s with a mebibyte in a round trip.
+    assert!(took < 4 * SECOND, "{took:?}");
+    let after = pair.ends.each_ref().map(|end| end.stack.stats().memory);
+    assert!(after[0] > before[0] && after[1] > before[1], "{after:?} out of the budget, {before:?} before");
+    pair.ends[0].stack.tcp_abort(pair.now, client);
+    pair.run(SECOND);
+    pair.ends[0].stack.tcp_release(client);
+    pair.ends[1].stack.tcp_release(server);
+    for end in 0..2 {
+        assert_eq!(pair.ends[end].stack.stats().memory, 0, "all of it is given back");
+    }
+}
+
+/// An owner that reads slowly, or a path that is short, has enough.
+#[test]
+fn buffers_stay_as_they_are_where_larger_ones_would_not_help() {
+    let mut pair = Pair::new(
+        7,
+        Link { delay: Duration::from_micros(50), rate: 200_000_000, queue: 100_000, ..Link::CLEAN },
+    );
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let before = pair.ends.each_ref().map(|end| end.stack.stats().memory);
+    let data = pattern(16 << 20);
+    assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+    pair.write(0, client, &data);
+    pair.run(10 * SECOND);
+    assert_eq!(pair.ends.each_ref().map(|end| end.stack.stats().memory), before);
+}
+
+#[test]
+fn a_connection_that_is_silent_gives_its_memory_back() {
+    let mut pair = Pair::new(8, Link::CLEAN);
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let data = pattern(2_000_000);
+    let room = |pair: &mut Pair| {
+        pair.ends[0].stack.tcp_send_space(client).map(|part| part.len()).iter().sum::<usize>()
+    };
+    let first = room(&mut pair);
+    assert!(first < 10_000, "{first}");
+    for _ in 0..3 {
+        assert!(pair.transfer(0, (client, server), &data, 10 * SECOND) == data);
+        assert!(pair.transfer(1, (server, client), &data, 10 * SECOND) == data);
+        pair.run(9 * SECOND);
+        assert!(room(&mut pair) > 10 * first);
+        pair.run(2 * SECOND);
+        assert_eq!(room(&mut pair), first);
+        let pauses = pair.ends.each_ref().map(|end| end.stack.poll_timeout());
+        assert_eq!(pauses, [None, None], "nothing more to wake up for");
+    }
+}

@@ -105,6 +105,9 @@ impl Flow {
             let number = self.send_next().wrapping_sub(1);
             return Some(self.write_probe(now, number, output));
         }
+        if self.trim_at().is_some_and(|at| at <= now) {
+            self.trim();
+        }
         // TIME-WAIT: the peer's FIN is acknowledged, and the rest of it needs no buffers.
         self.over = self.closed == Some(CloseReason::Finished);
         None

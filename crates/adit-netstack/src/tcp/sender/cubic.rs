@@ -116,9 +116,10 @@ impl Cubic {
         } else {
             // Growth depends on time, never on what an ACK takes away: the target is at least the window.
             let target = curve(elapsed + seconds(ack.smoothed)).clamp(size, 1.5 * size);
-            let least = if self.largest == 0.0 { 0.05 * size } else { 0.0 };
-            acked * (target - size).max(least) / size
+            acked * (target - size) / size
         };
+        // Before any loss slow start may have ended too early: at least 5 % in a round trip, as Linux does.
+        let growth = if self.largest == 0.0 { growth.max(0.05 * acked) } else { growth };
         let bytes = growth.clamp(0.0, acked) * mss + self.fraction;
         let whole = bytes.floor();
         self.fraction = bytes - whole;
