@@ -94,6 +94,8 @@ pub(crate) struct Driver<T: Tunnel> {
     failed: bool,
     /// The packet end had more to send than one turn takes.
     limited: bool,
+    /// The tunnel answered a packet of the packet end itself.
+    answered: bool,
 }
 
 impl<T: Tunnel> Driver<T> {
@@ -146,6 +148,7 @@ impl<T: Tunnel> Driver<T> {
             ended: false,
             failed: false,
             limited: false,
+            answered: false,
         };
         let parts = Parts { mailbox, commands: command_sender, status, ownership: ownership_receiver };
         Ok((driver, parts))
@@ -210,7 +213,13 @@ impl<T: Tunnel> Driver<T> {
         if self.publisher.is_due() {
             self.publish(now, None);
         }
-        more_notices || more_events || more_work || (self.limited && !blocked) || self.links.readable()
+        let answered = std::mem::take(&mut self.answered);
+        more_notices
+            || more_events
+            || more_work
+            || answered
+            || (self.limited && !blocked)
+            || self.links.readable()
     }
 
     /// Follows commands, questions and notices. Returns whether there may be more.
@@ -386,6 +395,11 @@ impl<T: Tunnel> Driver<T> {
         });
         self.limited = limited || more;
         end.take_drops(|reason| publisher.drop(reason));
+        // What the tunnel answers itself must not wait for the next datagram.
+        if !out.host.is_empty() {
+            feed(end, publisher, now, out);
+            self.answered = true;
+        }
         let blocked = !self.flush();
         self.limited |= blocked;
         blocked || self.links.all_blocked(&self.out.net)
