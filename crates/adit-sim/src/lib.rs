@@ -5,5 +5,6 @@ pub mod net;
 pub mod openvpn;
 mod scripted;
 pub mod services;
+pub mod tailnet;
 
 pub use scripted::{Host, ScriptedNetwork, Serve, Service};

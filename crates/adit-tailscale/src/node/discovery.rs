@@ -52,7 +52,9 @@ impl Tailscale {
             return Err(Dropped::Unauthentic);
         }
         let shared = member.shared(&self.keys).clone();
-        match disco::open(&shared, data)? {
+        let message = disco::open(&shared, data)?;
+        member.heard(now);
+        match message {
             Message::Ping { node: Some(node), .. } if node != member.key => return Err(Dropped::Unauthentic),
             Message::Ping { transaction, .. } => {
                 let back = matches!(via, Via::Direct(from) if member.paths.learn(now, from));

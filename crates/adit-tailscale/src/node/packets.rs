@@ -63,7 +63,7 @@ impl Tailscale {
             for segment in packet.segments()? {
                 result = result.and(member.staged.push(&segment));
             }
-            self.initiate(now, index, net);
+            self.initiate(now, index, false, net);
             return result;
         }
         let member = self.members.get(&index).ok_or(Dropped::NoRoute)?;
@@ -160,13 +160,14 @@ impl Tailscale {
         }
     }
 
-    /// Calls a peer, unless that is under way.
-    fn initiate(&mut self, now: Instant, index: u32, net: &mut NetQueue) {
+    /// Calls a peer, unless that is under way and it is not to be called `again`.
+    fn initiate(&mut self, now: Instant, index: u32, again: bool, net: &mut NetQueue) {
         let mut message = [0; HANDSHAKE_LEN];
         let Some(member) = self.members.get_mut(&index) else { return };
         let session = member.session(now, index, &self.private, &self.limiter);
-        let len = session.initiate(now, false, &mut message);
+        let len = session.initiate(now, again, &mut message);
         if let Some(message) = message.get(..len).filter(|message| !message.is_empty()) {
+            member.initiated(now);
             self.transmit(now, index, message, net);
         }
     }
@@ -220,6 +221,9 @@ impl Tailscale {
                 self.search(now, index, net);
             }
             self.tick(now, index, net);
+            if self.members.get_mut(&index).is_some_and(|member| member.calls_again(now)) {
+                self.initiate(now, index, true, net);
+            }
             if self.members.get_mut(&index).is_none_or(|member| member.rest(now)) {
                 self.active.remove(&index);
             }

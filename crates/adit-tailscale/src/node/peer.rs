@@ -13,6 +13,13 @@ use crate::{DiscoKey, Keys, NodeKey, Shared};
 /// A session without a packet for this long is given back.
 const FORGET: Duration = REJECT_AFTER_TIME;
 
+/// Servers tell a peer of a new node up to a second or two after the node hears of the peer, and until then the peer drops
+/// what the node sends. WireGuard alone would call again after 5 s, so the first calls follow each other faster: after
+/// this time, and then after twice as long each time.
+const CALL_AGAIN: Duration = Duration::from_millis(200);
+/// How many calls do; then WireGuard's own pace is kept.
+const FAST_CALLS: u32 = 5;
+
 /// A peer.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -36,6 +43,9 @@ pub(super) struct Member {
     pub(super) heard_at: Option<RegionId>,
     /// Our endpoints are to be sent to the peer once they are known again.
     pub(super) call_pending: bool,
+    /// Initiations since a session was wanted, and when the next one is due.
+    calls: u32,
+    call_again: Option<Instant>,
     pub(super) received: u64,
     pub(super) sent: u64,
     last_used: Instant,
@@ -59,6 +69,8 @@ impl Member {
             staged: Staged::default(),
             heard_at: None,
             call_pending: false,
+            calls: 0,
+            call_again: None,
             received: 0,
             sent: 0,
             last_used: now,
@@ -109,6 +121,29 @@ impl Member {
         })
     }
 
+    /// An initiation is on its way.
+    pub(super) fn initiated(&mut self, now: Instant) {
+        self.call_again = (self.calls < FAST_CALLS).then(|| now + CALL_AGAIN * (1 << self.calls));
+        self.calls = self.calls.saturating_add(1);
+    }
+
+    /// The peer has answered: it knows us, and lost the call if that has no answer yet.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if self.calls == 1 && self.call_again.is_some() {
+            self.call_again = Some(now);
+        }
+    }
+
+    /// Whether another initiation is due. Once there is a session, or nothing waits for one, none is.
+    pub(super) fn calls_again(&mut self, now: Instant) -> bool {
+        let wanted =
+            !self.staged.is_empty() && !self.session.as_ref().is_some_and(adit_wireguard::Peer::is_ready);
+        if !wanted {
+            (self.calls, self.call_again) = (0, None);
+        }
+        self.call_again.is_some_and(|at| now >= at)
+    }
+
     pub(super) fn touch(&mut self, now: Instant) {
         self.last_used = now;
     }
@@ -126,7 +161,8 @@ impl Member {
         let rest = self.session.as_ref().map(|_| Deadline { at: self.last_used + FORGET, why: "idle peer" });
         // After its time is over a session that is still busy is looked at with its next deadline.
         let rest = rest.filter(|_| self.staged.is_empty() && !self.paths.is_active());
-        [session, self.paths.poll_timeout(), rest].into_iter().fold(None, Deadline::earlier)
+        let call = self.call_again.map(|at| Deadline { at, why: "call a peer again" });
+        [session, self.paths.poll_timeout(), rest, call].into_iter().fold(None, Deadline::earlier)
     }
 
     /// What our address is for this peer, where it is another.

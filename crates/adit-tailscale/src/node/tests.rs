@@ -94,6 +94,32 @@ fn udp(to: &str, port: u16, data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_peer_that_did_not_know_us_yet_is_called_again_at_once() {
+    let mut bench = Bench::new();
+    let mut update = map(1);
+    update.peers.full[0].wireguard_only = true;
+    update.peers.full[0].endpoints = vec!["192.0.2.7:41641".parse().unwrap()];
+    let open = NetInput::Opened { link: LinkId(0), local: "0.0.0.0:40000".parse().unwrap() };
+    bench.node.handle_net(bench.now, open, &mut bench.out).unwrap();
+    bench.tell(Command::Netmap(Box::new(update)));
+    let packet = udp("100.64.0.2", 9, b"x");
+    bench.node.handle_packet(bench.now, HostPacket::new(&packet), &mut bench.out).unwrap();
+    let start = bench.now;
+    let mut calls = Vec::new();
+    while bench.now < start + Duration::from_millis(4500) {
+        bench.out.net.drain(|batch| {
+            let initiation = batch.data.first() == Some(&1) && batch.data.len() == 148;
+            calls.extend(initiation.then(|| (bench.now - start).as_millis()));
+        });
+        let next = bench.node.poll_timeout().unwrap().at;
+        bench.now = next.max(bench.now + Duration::from_millis(1));
+        bench.node.handle_timeout(bench.now, &mut bench.out);
+    }
+    assert_eq!(calls.len(), 5, "{calls:?}");
+    assert!(calls[1] < 260 && calls[3] < 1700, "{calls:?}");
+}
+
+#[test]
 fn names_of_the_tailnet_are_answered_without_a_packet_leaving() {
     let mut bench = Bench::new();
     let events = bench.tell(Command::Netmap(Box::new(map(3))));

@@ -20,8 +20,9 @@ use super::{CAPABILITY_VERSION, Control, Reach};
 
 /// The word that both sides say to switch protocols.
 const PROTOCOL: &str = "tailscale-control-protocol";
-/// For the answer to the upgrade.
-const UPGRADE: Duration = Duration::from_secs(10);
+/// For the answer to the upgrade. Shorter than anybody waits for the server to be reached, so that a server which says
+/// nothing to our version is told apart from one that is not there.
+const UPGRADE: Duration = Duration::from_secs(6);
 /// A server's answer to the handshake is 51 bytes, or an error text.
 const ANSWER_LIMIT: usize = 4096;
 /// A map of a large network is tens of megabytes; the usual windows would make it wait for acknowledgements.
