@@ -10,7 +10,7 @@ use adit_tunnel::Prefix;
 use adit_tunnel::view::{IpView, protocol, tcp_flag};
 
 use crate::netmap::{Addresses, FilterRule, State};
-use crate::tsmp;
+use crate::tsmp::{self, Reject, RejectReason};
 
 const SCTP: u8 = 132;
 /// Outgoing UDP flows that are remembered: groups, and entries in each. A new flow takes the oldest place of its group.
@@ -145,6 +145,19 @@ impl Filter {
             },
             _ => !closed && self.matches_all_ports(number, source, target),
         }
+    }
+
+    /// What to tell a peer whose packet was not admitted: only about a connection that it begins with one of our addresses.
+    pub(crate) fn rejection(&self, ip: &IpView<'_>, jailed: bool) -> Option<Reject> {
+        let tcp = ip.tcp()?;
+        let begins = tcp.flags() & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
+        let ours = self.local.iter().any(|prefix| prefix.contains(ip.destination()));
+        (begins && ours).then(|| Reject {
+            protocol: protocol::TCP,
+            reason: if jailed || self.shields_up { RejectReason::ShieldsUp } else { RejectReason::Acl },
+            source: SocketAddr::new(ip.source(), tcp.source_port()),
+            target: SocketAddr::new(ip.destination(), tcp.destination_port()),
+        })
     }
 
     fn rules(&self, number: u8, source: IpAddr) -> impl Iterator<Item = &Rule> {

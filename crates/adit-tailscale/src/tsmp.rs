@@ -39,6 +39,16 @@ impl RejectReason {
         }
     }
 
+    fn letter(self) -> u8 {
+        match self {
+            Self::Acl => b'A',
+            Self::ShieldsUp => b'S',
+            Self::IpForwarding => b'F',
+            Self::HostFirewall => b'W',
+            Self::Other(letter) => letter,
+        }
+    }
+
     fn of(letter: u8) -> Self {
         match letter {
             b'A' => Self::Acl,
@@ -110,6 +120,17 @@ pub(crate) fn write_pong(
     message[0] = b'o';
     message[1..9].copy_from_slice(data);
     write_packet(PROTOCOL, from, to, &message, out)
+}
+
+/// Length of a rejection, with the longer IP header.
+pub(crate) const REJECT_LEN: usize = 40 + 7;
+
+/// Writes the packet that tells a peer that its connection is not let in; returns its length.
+pub(crate) fn write_reject(reject: &Reject, out: &mut [u8; REJECT_LEN]) -> Option<usize> {
+    let mut message = [b'!', reject.protocol, reject.reason.letter(), 0, 0, 0, 0];
+    message[3..5].copy_from_slice(&reject.source.port().to_be_bytes());
+    message[5..7].copy_from_slice(&reject.target.port().to_be_bytes());
+    write_packet(PROTOCOL, reject.target.ip(), reject.source.ip(), &message, out)
 }
 
 /// Length of an ICMP error about a rejected connection, with the longer IP headers.
@@ -202,6 +223,9 @@ mod tests {
             assert_eq!((reject.protocol, reject.reason), (6, RejectReason::Acl));
             assert_eq!(reject.source, SocketAddr::new(us.parse().unwrap(), 0x1234));
             assert_eq!(reject.target, SocketAddr::new(peer.parse().unwrap(), 5432));
+            let mut written = [0; REJECT_LEN];
+            let len = write_reject(&reject, &mut written).unwrap();
+            assert_eq!(written[..len], bytes, "what is written reads back");
             let mut out = [0; ICMP_LEN];
             let len = write_icmp(&reject, 7, &mut out).unwrap();
             let ip = IpView::parse(&out[..len]).unwrap();

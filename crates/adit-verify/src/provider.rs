@@ -31,6 +31,8 @@ pub(crate) struct Provider {
     pub(crate) pending: &'static str,
     /// Somebody must answer a question.
     pub(crate) challenge: &'static str,
+    /// What being up has proved already, where no far end needs to be there for it.
+    pub(crate) proof: Option<&'static str>,
 }
 
 const WIREGUARD: Provider = Provider {
@@ -48,6 +50,7 @@ const WIREGUARD: Provider = Provider {
     mtu: "wg.mtu",
     pending: "tunnel.down",
     challenge: "tunnel.down",
+    proof: None,
 };
 
 const OPENVPN: Provider = Provider {
@@ -65,6 +68,7 @@ const OPENVPN: Provider = Provider {
     mtu: "ovpn.mtu",
     pending: "ovpn.auth.pending",
     challenge: "ovpn.auth.challenge",
+    proof: None,
 };
 
 const TAILSCALE: Provider = Provider {
@@ -88,6 +92,7 @@ const TAILSCALE: Provider = Provider {
     mtu: "ts.mtu",
     pending: "ts.login.timeout",
     challenge: "tunnel.down",
+    proof: Some("the control server knows the node, and the relay has taken its key"),
 };
 
 const OTHER: Provider = Provider {
@@ -105,6 +110,7 @@ const OTHER: Provider = Provider {
     mtu: "wg.mtu",
     pending: "tunnel.down",
     challenge: "tunnel.down",
+    proof: None,
 };
 
 impl Provider {

@@ -351,7 +351,7 @@ impl Tailscale {
         let opened = session.open(now, from, data, &mut slot).map_err(reason)?;
         member.touch(now);
         member.received += data.len() as u64;
-        let mut message = None;
+        let (mut message, mut rejected) = (None, None);
         let allowed = match opened {
             Opened::Packet(len) => {
                 let packet = slot.get_mut(..len).ok_or(Dropped::Malformed)?;
@@ -367,6 +367,7 @@ impl Tailscale {
                     }
                     let ip = IpView::parse(packet)?;
                     if !filter.admits(&ip, member.jailed) {
+                        rejected = filter.rejection(&ip, member.jailed);
                         Err(Dropped::Unexpected)
                     } else if ip.protocol() == tsmp::PROTOCOL {
                         message = tsmp::parse(&ip).map(|message| (message, ip.source(), ip.destination()));
@@ -381,6 +382,14 @@ impl Tailscale {
         };
         if let Some((message, from, to)) = message {
             self.between_nodes(now, message, from, to, out);
+        }
+        // Told so, the peer need not wait for an answer that never comes.
+        if let Some(reject) = rejected {
+            let mut packet = [0; tsmp::REJECT_LEN];
+            if let Some(len) = tsmp::write_reject(&reject, &mut packet) {
+                let packet = HostPacket::new(packet.get(..len).unwrap_or_default());
+                let _ = self.send(now, packet, out);
+            }
         }
         if !was_ready {
             self.active.insert(index);

@@ -449,7 +449,11 @@ impl Settings {
     /// Where the secrets come from, as it was written; the provider's file where nothing else is named.
     pub fn secret_sources(&self) -> Vec<String> {
         let wireguard = [&self.private_key, &self.preshared_key].into_iter().filter_map(|s| s.value.as_ref());
-        let named: Vec<_> = wireguard.chain(self.login.sources()).map(ToString::to_string).collect();
+        let named: Vec<_> = wireguard
+            .chain(self.login.sources())
+            .chain(self.tailnet.sources())
+            .map(ToString::to_string)
+            .collect();
         if named.is_empty() { vec![self.config.value.display().to_string()] } else { named }
     }
 
