@@ -166,7 +166,9 @@ impl Cause {
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::CertificateRequired
                 | AlertDescription::UnsupportedCertificate
-                | AlertDescription::NoCertificate => "ovpn.client.cert_unknown",
+                | AlertDescription::NoCertificate
+                // Of another authority with the name of the server's.
+                | AlertDescription::DecryptError => "ovpn.client.cert_unknown",
                 AlertDescription::ProtocolVersion => "ovpn.tls.version",
                 AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
                     "ovpn.tls.suites"

@@ -49,7 +49,7 @@ fn config(wrap: Wrap, cipher: Cipher) -> ServerConfig {
     config.ciphers = vec![cipher];
     config.auth = Algorithm::Sha256;
     let authority = CertificateDer::from_pem_slice(pki().authority.pem().as_bytes()).unwrap();
-    config.clients = Some(ClientTrust(vec![authority]));
+    config.clients = Some(ClientTrust { roots: vec![authority], ..ClientTrust::default() });
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     config.unix = now.as_secs();
     config.addresses = vec![Prefix::new("10.66.0.1".parse().unwrap(), 24).unwrap()];

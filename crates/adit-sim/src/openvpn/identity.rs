@@ -8,7 +8,7 @@ use ring::digest;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 
 /// A certificate and its key.
 pub struct ServerIdentity {
@@ -45,12 +45,14 @@ impl ServerIdentity {
             .with_protocol_versions(versions)?;
         let builder = match clients {
             None => builder.with_no_client_auth(),
-            Some(ClientTrust(roots)) => {
+            Some(ClientTrust { roots, crls }) => {
                 let mut store = RootCertStore::empty();
                 for root in roots {
                     store.add(root.clone())?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider)
+                    .with_crls(crls.iter().cloned())
+                    .allow_unknown_revocation_status()
                     .build()
                     .map_err(|error| rustls::Error::General(error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
@@ -76,9 +78,14 @@ impl fmt::Debug for ServerIdentity {
     }
 }
 
-/// The authorities of clients.
-#[derive(Clone, Debug)]
-pub struct ClientTrust(pub Vec<CertificateDer<'static>>);
+/// Whose clients are let in.
+#[derive(Clone, Debug, Default)]
+pub struct ClientTrust {
+    /// The authorities.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// Lists of certificates that they have revoked.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
+}
 
 /// The clock of the handshakes: it stands.
 #[derive(Debug)]
