@@ -1,6 +1,7 @@
 //! Tailnets: Headscale, relays and nodes of the reference client.
 
 mod cells;
+mod failures;
 mod jobs;
 mod outages;
 mod reference;

@@ -1,0 +1,69 @@
+//! What a user is told when a tailnet does not let adit in, or does not answer; each made by the real control server.
+
+use serde_json::Value;
+
+use super::{LIMIT, exec, profile};
+use crate::support::{DOMAIN, Machine, Tailnet, run};
+
+/// Verifies a target; it must fail with this class. Returns summary and evidence.
+#[track_caller]
+fn fails(tailnet: &Tailnet, config: &str, target: &str, timeout: &str, class: &str, exit: i32) -> String {
+    let mut command = tailnet.lab.adit(&["verify", "--json", "--timeout", timeout, "--config", config]);
+    command.args(["--target", target]);
+    let outcome = run(&mut command, LIMIT);
+    let report: Value = serde_json::from_slice(&outcome.stdout)
+        .unwrap_or_else(|error| panic!("--json prints one object on stdout: {error}\n{outcome}"));
+    assert_eq!(report["failure"]["class"], class, "{outcome}");
+    let outcome = outcome.expect(exit);
+    let lines = |field: &str| -> Vec<String> {
+        let lines = report["failure"][field].as_array().map(Vec::as_slice).unwrap_or_default();
+        lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect()
+    };
+    assert!(!lines("fix").is_empty(), "no advice: {outcome}");
+    let summary = report["failure"]["summary"].as_str().unwrap_or_default();
+    format!("{summary}\n{}", lines("evidence").join("\n"))
+}
+
+const PAGE: &str = "http://staging-db/healthz";
+
+#[test]
+fn a_key_that_lets_nobody_in_is_told_by_its_kind() {
+    let Some(tailnet) = Tailnet::build("tailscale_keys", &[], None) else { return };
+    let refused = |key: &str, more: &str, class: &str, exit: i32| {
+        let seen = fails(&tailnet, &profile(&tailnet, key, more), PAGE, "30s", class, exit);
+        assert!(!seen.contains(key), "the key is shown: {seen}");
+    };
+    refused(&format!("hskey-auth-{}-{}", "a".repeat(12), "b".repeat(64)), "", "ts.key.invalid", 12);
+    refused(&tailnet.auth_key(&["--expiration", "1ms"]), "", "ts.key.expired", 12);
+    let once = tailnet.auth_key(&["--ephemeral"]);
+    // Joining spends the key; that nobody called staging-db is here comes to light after it.
+    fails(&tailnet, &profile(&tailnet, &once, ""), PAGE, "30s", "dns.nxdomain", 30);
+    refused(&once, "", "ts.key.used", 12);
+    let key = tailnet.auth_key(&[]);
+    refused(&key, "tags = [\"tag:nobody\"]", "ts.tag.denied", 14);
+}
+
+#[test]
+fn a_control_server_that_is_out_of_reach_is_told_by_what_is_in_the_way() {
+    let Some(mut tailnet) = Tailnet::build("tailscale_control", &[], None) else { return };
+    let key = tailnet.auth_key(&["--ephemeral"]);
+    let config = profile(&tailnet, &key, "");
+    let trusting = std::fs::read_to_string(&config).unwrap();
+    let lines: Vec<&str> = trusting.lines().filter(|line| !line.starts_with("ca_file")).collect();
+    let distrusting = tailnet.lab.write("distrusting.toml", lines.join("\n"));
+    fails(&tailnet, &distrusting.to_string_lossy(), PAGE, "30s", "ts.control.tls", 21);
+    tailnet.headscale = None;
+    fails(&tailnet, &config, PAGE, "30s", "ts.control.tcp", 20);
+}
+
+#[test]
+fn a_machine_that_is_not_there_and_one_that_the_policy_keeps_away_are_told_apart() {
+    let Some(tailnet) = Tailnet::build("tailscale_policy", &[Machine::Database], None) else { return };
+    let config = profile(&tailnet, &tailnet.auth_key(&["--ephemeral", "--reusable"]), "");
+    let missing = format!("http://missing.{DOMAIN}/");
+    fails(&tailnet, &config, &missing, "20s", "dns.nxdomain", 30);
+    tailnet.set_policy(r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:80"]}]}"#);
+    let denied = fails(&tailnet, &config, "tcp://staging-db:5432", "30s", "ts.acl.denied", 14);
+    assert!(denied.contains("staging-db"), "{denied}");
+    assert_eq!(exec(&tailnet, &config, PAGE, &["echo", "in"]).expect(0).text(), "in");
+}
