@@ -153,6 +153,14 @@ pub trait Dialer: Send + Sync {
     /// Who does what this access mode does not do in a way of its own; `None` where nobody does.
     fn beneath(&self) -> Option<&dyn Dialer>;
 
+    /// Resolves a name as programs of this mode do.
+    fn resolve(&self, name: String, limit: Duration) -> BoxFuture<'_, Result<Vec<IpAddr>, DialFailure>> {
+        match self.beneath() {
+            Some(dialer) => dialer.resolve(name, limit),
+            None => unsupported(&self.mode(), "resolve names"),
+        }
+    }
+
     /// Sends a datagram until one comes back, and returns that.
     fn exchange(
         &self,
@@ -292,6 +300,10 @@ impl Dialer for NetworkDialer {
 
     fn beneath(&self) -> Option<&dyn Dialer> {
         None
+    }
+
+    fn resolve(&self, name: String, limit: Duration) -> BoxFuture<'_, Result<Vec<IpAddr>, DialFailure>> {
+        Box::pin(self.addresses(Destination::Name(name), limit))
     }
 
     fn exchange(

@@ -51,7 +51,10 @@ impl Run<'_> {
             }
             Probe::Udp { host, port } => at.datagram(host, *port).await,
             Probe::Icmp { host } => at.echo(host).await,
-            Probe::Dns { server: None, name } => at.dns(name, config).await,
+            Probe::Dns { server: None, name } => {
+                at.dns(name, config).await?;
+                at.dns_of_programs(name).await
+            }
             Probe::Dns { server: Some(server), name } => at.dns_at(*server, name).await,
             Probe::Command(command) => at.command(command).await,
         }
@@ -278,6 +281,17 @@ impl At<'_> {
             let passed = self.persist(Stage::Target, ask).await?;
             let (from, rtt) = (passed.value.from.to_string(), passed.value.rtt.as_secs_f64() * 1e3);
             Ok(passed.map().seen("from", from).seen("rtt_ms", (rtt * 100.0).round() / 100.0))
+        };
+        self.stage(Stage::Target, self.budget(Stage::Target), work).await
+    }
+
+    /// The name resolves for a program as well, with the resolver that it asks.
+    async fn dns_of_programs(&self, name: &str) -> Result<(), Stopped> {
+        let work = async {
+            let passed =
+                self.persist(Stage::Target, |limit| self.run.dialer.resolve(name.to_owned(), limit)).await?;
+            let found: Vec<_> = passed.value.iter().map(IpAddr::to_string).collect();
+            Ok(passed.map().seen("answer", found))
         };
         self.stage(Stage::Target, self.budget(Stage::Target), work).await
     }

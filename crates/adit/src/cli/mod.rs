@@ -100,11 +100,11 @@ pub fn main() -> ExitCode {
 
 /// Returns the process's exit code: an [`Exit`], or that of the program that `exec` ran.
 fn run(arguments: Vec<OsString>) -> u8 {
-    if let [_, verb, host, port] = arguments.as_slice()
+    if let [_, verb, question @ ..] = arguments.as_slice()
         && verb == dialing::VERB
-        && let (Some(host), Some(port)) = (host.to_str(), port.to_str().and_then(|port| port.parse().ok()))
+        && let Some(question) = question.iter().map(|word| word.to_str()).collect::<Option<Vec<_>>>()
     {
-        return dialing::child(host, port);
+        return dialing::child(&question);
     }
     let plain = Ui::plain();
     if let Err(failure) = secrets::refuse(&arguments) {

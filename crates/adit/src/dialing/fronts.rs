@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use adit_path::{BoxFuture, Destination, Network, Query};
 use adit_verify::{DialFailure, Dialed, Dialer, NetworkDialer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout};
 
+use super::socks;
 use crate::fronts::{Credentials, ForwardSpec, Protocol};
 
 /// How long a forward has to close a connection whose target it cannot reach.
 const SECOND_THOUGHT: Duration = Duration::from_millis(300);
+/// How long a datagram may stay without an answer before it is sent again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The fronts that are open.
 #[derive(Debug, Default)]
@@ -41,10 +43,10 @@ impl Open {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn way(&self, host: &Destination, port: u16) -> Option<Way> {
+    fn way(&self, protocol: Protocol, host: &Destination, port: u16) -> Option<Way> {
         let fronts = self.fronts();
         let meant = |forward: &&ForwardSpec| {
-            forward.protocol == Protocol::Tcp && forward.to.host == *host && forward.to.port == port
+            forward.protocol == protocol && forward.to.host == *host && forward.to.port == port
         };
         if let Some(forward) = fronts.forwards.iter().find(meant) {
             return Some(Way::Forward(forward.listen));
@@ -78,7 +80,7 @@ impl FrontDialer {
         port: u16,
         limit: Duration,
     ) -> Result<Dialed, DialFailure> {
-        match self.open.way(&host, port) {
+        match self.open.way(Protocol::Tcp, &host, port) {
             None => self.base.dial(host, port, limit).await,
             Some(Way::Forward(at)) => {
                 // A forward accepts before it knows whether it can, so the network is asked first.
@@ -88,13 +90,47 @@ impl FrontDialer {
             Some(Way::Proxy(at, credentials)) => {
                 let peer = self.address(&host, port).await;
                 let front = format!("the proxy {at}");
-                let opened = through(&front, limit, socks(at, credentials.as_ref(), &host, port), peer).await;
+                let credentials = credentials.as_ref();
+                let opened = through(&front, limit, socks::connect(at, credentials, &host, port), peer).await;
                 match opened {
-                    Ok(dialed) => Ok(dialed),
+                    // A proxy speaks two protocols, and programs use either.
+                    Ok(dialed) => {
+                        let connect = socks::http_connect(at, credentials, &host, port);
+                        through(&format!("{front} by CONNECT"), limit, connect, peer).await?;
+                        Ok(dialed)
+                    }
                     // A reply code says little; the network knows more.
                     Err(failure) => Err(self.direct(host, port, limit).await.err().unwrap_or(failure)),
                 }
             }
+        }
+    }
+
+    async fn exchange_by_front(
+        &self,
+        host: Destination,
+        port: u16,
+        payload: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, DialFailure> {
+        let (front, answer) = match self.open.way(Protocol::Udp, &host, port) {
+            None => return self.base.exchange(host, port, payload, limit).await,
+            Some(Way::Forward(at)) => (format!("the forward {at}"), exchange(at, &payload, limit).await),
+            Some(Way::Proxy(at, credentials)) => {
+                let asked = socks::exchange(at, credentials.as_ref(), &host, port, &payload, limit).await;
+                (format!("the proxy {at}"), asked)
+            }
+        };
+        let why = match answer {
+            Ok(Some(reply)) => return Ok(reply),
+            Ok(None) => format!("no answer within {limit:?}"),
+            Err(error) => error.to_string(),
+        };
+        // The network tells whether it is the target that is silent.
+        let inside = NetworkDialer::new(Arc::clone(&self.network));
+        match inside.exchange(host, port, payload, limit).await {
+            Ok(_) => Err(DialFailure::Front(format!("the network reaches it, and {front} does not: {why}"))),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -133,6 +169,22 @@ async fn through(
     Err(DialFailure::Front(format!("the network reaches it, and {front} does not: {why}")))
 }
 
+/// Sends a datagram until one comes back; `None` when `limit` is over.
+async fn exchange(at: SocketAddr, payload: &[u8], limit: Duration) -> io::Result<Option<Vec<u8>>> {
+    let until = Instant::now() + limit;
+    let socket = UdpSocket::bind(SocketAddr::new(at.ip(), 0)).await?;
+    socket.connect(at).await?;
+    let mut buffer = vec![0; 65_535];
+    while Instant::now() < until {
+        socket.send(payload).await?;
+        let wait = AGAIN.min(until.saturating_duration_since(Instant::now()));
+        if let Ok(received) = timeout(wait, socket.recv(&mut buffer)).await {
+            return Ok(Some(buffer[..received?].to_vec()));
+        }
+    }
+    Ok(None)
+}
+
 /// A connection through a forward that has not been closed again at once.
 async fn forward(at: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(at).await?;
@@ -142,61 +194,6 @@ async fn forward(at: SocketAddr) -> io::Result<TcpStream> {
         Ok(Err(error)) => Err(error),
         Ok(Ok(_)) | Err(_) => Ok(stream),
     }
-}
-
-/// A connection through a SOCKS5 proxy (RFC 1928 §4), which resolves names.
-async fn socks(
-    at: SocketAddr,
-    credentials: Option<&Credentials>,
-    host: &Destination,
-    port: u16,
-) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(at).await?;
-    let method = if credentials.is_some() { 2 } else { 0 };
-    stream.write_all(&[5, 1, method]).await?;
-    let mut chosen = [0; 2];
-    stream.read_exact(&mut chosen).await?;
-    if chosen != [5, method] {
-        return Err(io::Error::other("it wants another way of authentication"));
-    }
-    if let Some(credentials) = credentials {
-        stream.write_all(&credentials.login()).await?;
-        let mut admitted = [0; 2];
-        stream.read_exact(&mut admitted).await?;
-        if admitted[1] != 0 {
-            return Err(io::Error::other("it does not admit its own credentials"));
-        }
-    }
-    let mut request = vec![5, 1, 0];
-    match host {
-        Destination::Address(IpAddr::V4(address)) => {
-            request.push(1);
-            request.extend(address.octets());
-        }
-        Destination::Address(IpAddr::V6(address)) => {
-            request.push(4);
-            request.extend(address.octets());
-        }
-        Destination::Name(name) => {
-            let length = u8::try_from(name.len()).map_err(io::Error::other)?;
-            request.extend([3, length]);
-            request.extend(name.as_bytes());
-        }
-    }
-    request.extend(port.to_be_bytes());
-    stream.write_all(&request).await?;
-    let mut reply = [0; 4];
-    stream.read_exact(&mut reply).await?;
-    if reply[1] != 0 {
-        return Err(io::Error::other(format!("reply code {}", reply[1])));
-    }
-    let bound = match reply[3] {
-        1 => 4,
-        4 => 16,
-        _ => usize::from(stream.read_u8().await?),
-    };
-    stream.read_exact(&mut vec![0; bound + 2]).await?;
-    Ok(stream)
 }
 
 impl Dialer for FrontDialer {
@@ -219,11 +216,22 @@ impl Dialer for FrontDialer {
     fn beneath(&self) -> Option<&dyn Dialer> {
         Some(&*self.base)
     }
+
+    fn exchange(
+        &self,
+        host: Destination,
+        port: u16,
+        payload: Vec<u8>,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>> {
+        Box::pin(self.exchange_by_front(host, port, payload, limit))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use adit_sim::{Host, ScriptedNetwork, Service};
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -232,7 +240,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(5);
 
     fn network() -> Arc<dyn Network> {
-        let host = Host::new().tcp(7, Service::Say(b"hello".to_vec()));
+        let host = Host::new().tcp(7, Service::Say(b"hello".to_vec())).udp_echo(7);
         Arc::new(
             ScriptedNetwork::new().host([10, 77, 0, 5], host).name("db.internal", [[10, 77, 0, 5].into()]),
         )
@@ -267,6 +275,7 @@ mod tests {
             // What the proxy cannot reach is named by the network.
             let refused = dialer.dial(host(), 8, PATIENCE).await.unwrap_err();
             assert_eq!(refused, adit_path::ConnectFailure::Refused.into());
+            assert_eq!(dialer.exchange(host(), 7, b"echo".to_vec(), PATIENCE).await.unwrap(), b"echo");
             assert_eq!(dialer.mode(), "userspace+proxy");
             served.abort();
         }
@@ -291,12 +300,56 @@ mod tests {
         let spec = forward.spec().clone();
         let open = Arc::new(Open::default());
         open.add_forward(spec.clone());
-        assert!(open.way(&host(), 7).is_some() && open.way(&host(), 8).is_none());
+        let way = |protocol, port| open.way(protocol, &host(), port).is_some();
+        assert!(way(Protocol::Tcp, 7) && !way(Protocol::Tcp, 8) && !way(Protocol::Udp, 7));
         let served = tokio::spawn(forward.run(network()));
         says_hello(dialer(&open).dial(host(), 7, PATIENCE).await).await;
         served.abort();
         let _ended = served.await;
         let failure = dialer(&open).dial(host(), 7, PATIENCE).await.unwrap_err();
         assert!(matches!(&failure, DialFailure::Front(why) if why.contains("the forward")), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_through_the_forward_of_their_target() {
+        let forward = Forward::bind("0:db.internal:7/udp".parse().unwrap()).await.unwrap();
+        let open = Arc::new(Open::default());
+        open.add_forward(forward.spec().clone());
+        let served = tokio::spawn(forward.run(network()));
+        let answer = dialer(&open).exchange(host(), 7, b"echo".to_vec(), PATIENCE).await;
+        assert_eq!(answer.unwrap(), b"echo");
+        served.abort();
+        let _ended = served.await;
+        let limit = Duration::from_millis(200);
+        let failure = dialer(&open).exchange(host(), 7, b"echo".to_vec(), limit).await.unwrap_err();
+        assert!(matches!(&failure, DialFailure::Front(why) if why.contains("the forward")), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_does_not_connect_over_http_is_blamed_for_it() {
+        // It speaks SOCKS5 and nothing else.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let proxy = Proxy::bind(([127, 0, 0, 1], 0).into(), None).await.unwrap();
+        let behind = proxy.address().unwrap();
+        let served = tokio::spawn(proxy.run(network()));
+        let filter = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut first = [0];
+                if client.peek(&mut first).await.is_ok_and(|len| len == 1) && first[0] == 5 {
+                    let mut server = TcpStream::connect(behind).await.unwrap();
+                    tokio::spawn(
+                        async move { tokio::io::copy_bidirectional(&mut client, &mut server).await },
+                    );
+                }
+            }
+        });
+        let open = Arc::new(Open::default());
+        open.add_proxy(at, None);
+        // Whatever the network says afterwards, the proxy is at fault: the network reaches the target.
+        let failure = dialer(&open).dial(host(), 7, PATIENCE).await.unwrap_err();
+        assert!(matches!(&failure, DialFailure::Front(why) if why.contains("by CONNECT")), "{failure:?}");
+        filter.abort();
+        served.abort();
     }
 }

@@ -107,6 +107,10 @@ impl Dialer for KernelDialer {
         Some(&self.inside)
     }
 
+    fn resolve(&self, name: String, limit: Duration) -> BoxFuture<'_, Result<Vec<IpAddr>, DialFailure>> {
+        Box::pin(self.lookup(name, limit))
+    }
+
     fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>> {
         Box::pin(plain_command(command, limit))
     }

@@ -1,16 +1,19 @@
 //! Reaching a target as the program will: from a child process whose system calls are intercepted.
 //!
-//! The child is this program again (`adit __dial HOST PORT`). It resolves the name with the system's own resolver,
-//! connects as any program does, and hands the connected socket back. What is verified is therefore the whole
-//! way: interception, the DNS front, the deferred handshake, the relay, the tunnel.
+//! The child is this program again (`adit __dial tcp HOST PORT`). It resolves the name with the system's own resolver,
+//! connects as any program does, and hands the connected socket back; or it sends a datagram and tells the answer, or
+//! only what the resolver says. What is verified is therefore the whole way: interception, the DNS front, the deferred
+//! handshake, the relay, the tunnel.
 
 mod fronts;
 mod kernel;
+mod probe;
 mod recorder;
+mod socks;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as SocketName, UnixListener, UnixStream};
@@ -29,18 +32,29 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::fronts::{FrontDialer, Open};
 pub(crate) use self::kernel::KernelDialer;
+use self::probe::Question;
 use self::recorder::Recorder;
 
 /// The hidden verb.
 pub const VERB: &str = "__dial";
+/// The longest answer: a datagram of [`probe::MAX_REPLY`] bytes in hexadecimal digits, and its frame.
+const MAX_ANSWER: usize = 2 * probe::MAX_REPLY + 1024;
 /// The variable that names the socket to answer on.
 const VARIABLE: &str = "ADIT_DIAL";
 
-/// The child's answer; a success comes with the socket.
+/// The child's answer; a connection comes with its socket.
 #[derive(Debug, Serialize, Deserialize)]
 enum Outcome {
     Connected {
         peer: SocketAddr,
+    },
+    /// The datagram that came back, in hexadecimal digits.
+    Replied {
+        reply: String,
+    },
+    /// What a name resolves to.
+    Resolved {
+        addresses: Vec<IpAddr>,
     },
     /// The system's error number of the last address tried.
     Failed {
@@ -80,18 +94,13 @@ impl ExecDialer {
         port: u16,
         limit: Duration,
     ) -> Result<Dialed, DialFailure> {
-        self.network.limit(limit);
-        let launcher = self.launcher.clone();
-        let name = host.to_string();
-        let dialled = tokio::task::spawn_blocking(move || dial(&launcher, &name, port, limit)).await;
-        let (outcome, socket) = match dialled {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+        let question = Question::Tcp { host: host.to_string(), port };
+        let (outcome, socket) = match self.ask_child(&question, limit).await {
+            Err(DialFailure::Connect(ConnectFailure::TimedOut(_))) => {
                 let late = rustix::io::Errno::TIMEDOUT.raw_os_error();
                 return Err(self.connect_failure(late, host, port, limit).await);
             }
-            Ok(Err(error)) => return Err(DialFailure::Command(format!("no probe could be run: {error}"))),
-            Err(error) => return Err(DialFailure::Command(format!("the probe ended: {error}"))),
+            answer => answer?,
         };
         match (outcome, socket) {
             (Outcome::Connected { peer }, Some(socket)) => {
@@ -101,9 +110,74 @@ impl ExecDialer {
                 let stream = stream.map_err(|error| DialFailure::Command(error.to_string()))?;
                 Ok(Dialed { stream: Box::new(stream), peer })
             }
-            (Outcome::Connected { .. }, None) => Err(ConnectFailure::Closed.into()),
+            (Outcome::Connected { .. } | Outcome::Replied { .. } | Outcome::Resolved { .. }, _) => {
+                Err(ConnectFailure::Closed.into())
+            }
             (Outcome::Failed { errno }, _) => Err(self.connect_failure(errno, host, port, limit).await),
             (Outcome::Unresolved { why }, _) => Err(self.resolve_failure(&host, why, limit).await),
+        }
+    }
+
+    /// Asks a question from a child.
+    async fn ask_child(
+        &self,
+        question: &Question,
+        limit: Duration,
+    ) -> Result<(Outcome, Option<OwnedFd>), DialFailure> {
+        self.network.limit(limit);
+        tracing::debug!(?question, "a child asks");
+        let (launcher, question) = (self.launcher.clone(), question.clone());
+        match tokio::task::spawn_blocking(move || ask(&launcher, &question, limit)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(ConnectFailure::TimedOut(limit).into())
+            }
+            Ok(Err(error)) => Err(DialFailure::Command(format!("no probe could be run: {error}"))),
+            Err(error) => Err(DialFailure::Command(format!("the probe ended: {error}"))),
+        }
+    }
+
+    async fn exchange_in_child(
+        &self,
+        host: Destination,
+        port: u16,
+        payload: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, DialFailure> {
+        let question = Question::Udp { host: host.to_string(), port, payload: payload.clone() };
+        let why = match self.ask_child(&question, limit).await {
+            Ok((Outcome::Replied { reply }, _)) => {
+                return probe::from_hex(&reply)
+                    .ok_or_else(|| DialFailure::Command("the probe told no bytes".to_owned()));
+            }
+            Ok((Outcome::Unresolved { why }, _)) => {
+                return Err(self.resolve_failure(&host, why, limit).await);
+            }
+            Ok((Outcome::Failed { errno }, _))
+                if rustix::io::Errno::from_raw_os_error(errno) == rustix::io::Errno::CONNREFUSED =>
+            {
+                return Err(ConnectFailure::Refused.into());
+            }
+            Ok((Outcome::Failed { errno }, _)) => io::Error::from_raw_os_error(errno).to_string(),
+            Ok((Outcome::Connected { .. } | Outcome::Resolved { .. }, _))
+            | Err(DialFailure::Connect(ConnectFailure::TimedOut(_))) => format!("no answer within {limit:?}"),
+            Err(failure) => return Err(failure),
+        };
+        // The network tells whether it is the target that is silent.
+        match self.inside.exchange(host, port, payload, limit).await {
+            Ok(_) => {
+                Err(DialFailure::Front(format!("the network reaches it, and a program does not: {why}")))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn resolve_in_child(&self, name: String, limit: Duration) -> Result<Vec<IpAddr>, DialFailure> {
+        let host = Destination::Name(name.clone());
+        match self.ask_child(&Question::Name { host: name }, limit).await? {
+            (Outcome::Resolved { addresses }, _) => Ok(addresses),
+            (Outcome::Unresolved { why }, _) => Err(self.resolve_failure(&host, why, limit).await),
+            _ => Err(DialFailure::Command("the probe told no addresses".to_owned())),
         }
     }
 
@@ -164,9 +238,23 @@ impl Dialer for ExecDialer {
         Box::pin(self.dial_in_child(host, port, limit))
     }
 
-    /// Datagrams and echoes are the network's own: a program's UDP takes the same way from the relay on.
+    /// Echoes are the network's own: `exec` does not carry ICMP.
     fn beneath(&self) -> Option<&dyn Dialer> {
         Some(&self.inside)
+    }
+
+    fn resolve(&self, name: String, limit: Duration) -> BoxFuture<'_, Result<Vec<IpAddr>, DialFailure>> {
+        Box::pin(self.resolve_in_child(name, limit))
+    }
+
+    fn exchange(
+        &self,
+        host: Destination,
+        port: u16,
+        payload: Vec<u8>,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, DialFailure>> {
+        Box::pin(self.exchange_in_child(host, port, payload, limit))
     }
 
     fn command(&self, command: String, limit: Duration) -> BoxFuture<'_, Result<(), DialFailure>> {
@@ -207,18 +295,13 @@ fn ended(running: &Running, limit: Duration) -> Option<Exit> {
 }
 
 /// Starts the child and reads its answer. It calls back on a socket whose name only it is told.
-fn dial(
-    launcher: &Launcher,
-    host: &str,
-    port: u16,
-    limit: Duration,
-) -> io::Result<(Outcome, Option<OwnedFd>)> {
+fn ask(launcher: &Launcher, question: &Question, limit: Duration) -> io::Result<(Outcome, Option<OwnedFd>)> {
     let until = Instant::now() + limit;
     let name = format!("adit-dial-{:032x}", random()?);
     let listener = UnixListener::bind_addr(&SocketName::from_abstract_name(&name)?)?;
-    let itself = std::env::current_exe()?;
-    let mut program =
-        Program::new([itself.into_os_string(), VERB.into(), host.into(), port.to_string().into()]);
+    let mut argv = vec![std::env::current_exe()?.into_os_string(), VERB.into()];
+    argv.extend(question.arguments().map(Into::into));
+    let mut program = Program::new(argv);
     program.env.retain(|(name, _)| !name.to_string_lossy().starts_with("ADIT_"));
     program.env.push((VARIABLE.into(), name.into()));
     let running = launcher.spawn(&program).map_err(io::Error::other)?;
@@ -255,7 +338,7 @@ fn random() -> io::Result<u128> {
 fn receive(from: &UnixStream) -> io::Result<(Outcome, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0; 4096];
+    let mut bytes = vec![0; MAX_ANSWER];
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let received = rustix::net::recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let socket = control.drain().find_map(|message| match message {
@@ -266,18 +349,10 @@ fn receive(from: &UnixStream) -> io::Result<(Outcome, Option<OwnedFd>)> {
     Ok((outcome, socket))
 }
 
-/// The child: connects and answers. Returns its exit code.
-pub fn child(host: &str, port: u16) -> u8 {
-    let (outcome, socket) = match std::net::ToSocketAddrs::to_socket_addrs(&(host, port)) {
-        Err(error) => (Outcome::Unresolved { why: error.to_string() }, None),
-        Ok(addresses) => match TcpStream::connect(&*addresses.collect::<Vec<_>>()) {
-            Err(error) => (Outcome::Failed { errno: error.raw_os_error().unwrap_or_default() }, None),
-            Ok(socket) => match socket.peer_addr() {
-                Ok(peer) => (Outcome::Connected { peer }, Some(socket)),
-                Err(error) => (Outcome::Failed { errno: error.raw_os_error().unwrap_or_default() }, None),
-            },
-        },
-    };
+/// The child: does what it is asked and answers. Returns its exit code.
+pub fn child(arguments: &[&str]) -> u8 {
+    let Some(question) = Question::of(arguments) else { return 125 };
+    let (outcome, socket) = question.ask();
     match answer(&outcome, socket.as_ref()) {
         Ok(()) => 0,
         Err(_) => 125,

@@ -41,6 +41,12 @@ impl Credentials {
         [vec![1], part(&self.user), part(&self.password)].concat()
     }
 
+    /// The value of `Proxy-Authorization` that gives them (RFC 7617 §2).
+    #[cfg(feature = "cli")]
+    pub(crate) fn basic(&self) -> String {
+        format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)))
+    }
+
     /// Whether these are the ones, in a time that does not depend on where they differ.
     pub fn admit(&self, user: &[u8], password: &[u8]) -> bool {
         same(user, self.user.as_bytes()) & same(password, self.password.as_bytes())

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_path::{Engine, EngineOptions, Listen, Network};
+use adit_path::{Engine, EngineOptions, Listen, Network, Udp};
 use adit_wireguard::{Config, PeerConfig, PrivateKey, WireGuard};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -18,7 +18,7 @@ pub const CLIENT_KEY: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 /// How long anything may take before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A WireGuard server with an echo service on port 7 and a page on port 80, and a directory for one user.
+/// A WireGuard server with an echo service on port 7 (TCP and UDP) and a page on port 80, and a directory for one user.
 pub struct Lab {
     pub server: Arc<Engine<WireGuard>>,
     pub runtime: tokio::runtime::Handle,
@@ -49,7 +49,9 @@ impl Lab {
         let handle = runtime.handle().clone();
         let served = Arc::clone(&server);
         std::thread::spawn(move || {
-            runtime.block_on(async { tokio::join!(echo(Arc::clone(&served)), pages(served)) })
+            runtime.block_on(async {
+                tokio::join!(echo(Arc::clone(&served)), datagrams(Arc::clone(&served)), pages(served))
+            })
         });
         let lab = Self { server, runtime: handle, directory };
         lab.write(
@@ -113,6 +115,14 @@ async fn echo(server: Arc<Engine<WireGuard>>) {
             let _ended = tokio::io::copy(&mut reader, &mut writer).await;
             let _ended = writer.shutdown().await;
         });
+    }
+}
+
+async fn datagrams(server: Arc<Engine<WireGuard>>) {
+    let socket = server.udp(Udp { port: 7, peer: None }).await.unwrap().into_socket().unwrap();
+    let mut buffer = [0; 2048];
+    while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+        let _gone = socket.send_to(&buffer[..len], from).await;
     }
 }
 
