@@ -15,6 +15,7 @@ mod dns;
 mod environment;
 mod failure;
 mod filter;
+mod front;
 mod launcher;
 mod options;
 pub mod probe;
@@ -45,6 +46,7 @@ pub mod wire {
 
 pub use environment::ProxyEnvironment;
 pub use failure::LaunchFailure;
+pub use front::stand_in_front;
 pub use launcher::{Exit, Launcher, Program, Running};
 pub use options::{Backend, OnOpaque, Options, UdpMode};
 pub use probe::Ladder;

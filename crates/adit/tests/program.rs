@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::*;
 
@@ -87,7 +87,7 @@ fn a_private_key_may_come_through_a_descriptor() {
         "exec {binary} exec --config bare.conf --private-key fd:3 -- sh -c 'readlink /proc/$$/fd/*; true' 3<key"
     );
     let mut command = lab.command(&[]);
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell.args(["-c", &script]).current_dir(&lab.directory).stdin(Stdio::null());
     for (name, value) in command.stdin(Stdio::null()).get_envs() {
         if let Some(value) = value {
@@ -122,4 +122,64 @@ fn a_program_runs_in_two_networks_at_once() {
     lab.ok(&["down", "--profile", "two"]);
     let missing = lab.run(&["exec", "--profile", "one", "--also", "three", "--", "true"]);
     assert_eq!(missing.status.code(), Some(2), "{}", text(&missing.stderr));
+}
+
+/// Processes of this program that work in the laboratory's directory.
+fn ours(lab: &Lab) -> Vec<String> {
+    let adit = fs::canonicalize(env!("CARGO_BIN_EXE_adit")).unwrap();
+    let directory = fs::canonicalize(&lab.directory).unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let link = |process: &std::path::Path, name: &str| fs::read_link(process.join(name)).ok();
+    entries
+        .filter(|process| link(process, "exe").as_ref() == Some(&adit))
+        .filter(|process| link(process, "cwd").as_ref() == Some(&directory))
+        .map(|process| process.display().to_string())
+        .collect()
+}
+
+#[test]
+fn exec_ends_with_its_program_and_what_that_leaves_behind_keeps_the_network() {
+    let lab = Lab::new("left-behind");
+    let made = Command::new("mkfifo").arg(lab.directory.join("go")).status().unwrap();
+    assert!(made.success());
+    let daemon =
+        "read go <go; exec 3<>/dev/tcp/10.77.0.1/7; echo still here >&3; head -n 1 <&3 >part; mv part said";
+    let script = format!("setsid bash -c '{daemon}' </dev/null >/dev/null 2>&1 & exit 7");
+    // The output ends as well: nobody holds the caller's streams.
+    let output = lab.run(&["exec", "--config", "lab.conf", "--", "bash", "-c", &script]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert_eq!(ours(&lab).len(), 1, "the supervisor stays");
+    fs::write(lab.directory.join("go"), "go\n").unwrap();
+    let began = std::time::Instant::now();
+    let until = |done: &dyn Fn() -> bool, what: &str| {
+        while !done() {
+            assert!(began.elapsed() < PATIENCE, "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    until(&|| lab.directory.join("said").exists(), "the daemon does not reach the network");
+    assert_eq!(fs::read_to_string(lab.directory.join("said")).unwrap(), "still here\n");
+    until(&|| ours(&lab).is_empty(), "the supervisor does not end with the last process");
+}
+
+#[test]
+fn targets_of_every_kind_are_asked_from_a_program() {
+    let lab = Lab::new("asked");
+    let log = "error,adit::dialing=debug";
+    let verify = ["verify", "--config", "lab.conf", "--json", "--log", log];
+    let output =
+        lab.run(&[&verify[..], &["--target", "udp://10.77.0.1:7", "--target", "tcp://10.77.0.1:7"]].concat());
+    let (report, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["mode"], "userspace+seccomp-notify");
+    for asked in ["Udp {", "Tcp {"] {
+        assert!(err.contains(&format!("a child asks question={asked}")), "{asked}: {err}");
+    }
+    // A port where nobody answers is silent for both.
+    let silent = ["--target", "udp://10.77.0.1:9", "--timeout", "20s"];
+    let output = lab.run(&[&verify[..], &silent].concat());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let class = report["failure"]["class"].as_str().unwrap();
+    assert!(class.starts_with("target.") && output.status.code() == Some(31), "{report}");
 }

@@ -14,6 +14,8 @@ static PENDING: AtomicU64 = AtomicU64::new(0);
 
 /// Signals of the terminal: they reach the program itself, which decides what they mean.
 const FROM_TERMINAL: [i32; 3] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP];
+/// Those of them that end a process.
+const INTERRUPTIONS: [i32; 2] = [libc::SIGINT, libc::SIGQUIT];
 /// Signals meant for us which the program must get.
 const FORWARDED: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
@@ -48,6 +50,16 @@ impl Forwarding {
         Ok(this)
     }
 
+    /// For the process in front of one that does the above: interruptions are passed on as well, because that process
+    /// decides what they mean before there is a program. One from the terminal reaches it twice, which is no more.
+    pub(crate) fn in_front() -> io::Result<Self> {
+        let mut this = Self::start()?;
+        for signal in INTERRUPTIONS {
+            this.handle(signal, forward)?;
+        }
+        Ok(this)
+    }
+
     /// Names the process that gets the signals, also those that have come already.
     pub(crate) fn to(&self, pid: i32) {
         TARGET.store(pid, Ordering::SeqCst);
@@ -77,7 +89,7 @@ impl Drop for Forwarding {
     fn drop(&mut self) {
         TARGET.store(0, Ordering::SeqCst);
         discard_from_terminal();
-        for (signal, previous) in &self.previous {
+        for (signal, previous) in self.previous.iter().rev() {
             // SAFETY: the action is the one that the kernel gave us for this signal.
             unsafe { libc::sigaction(*signal, &raw const previous.0, ptr::null_mut()) };
         }
@@ -107,7 +119,8 @@ fn discard_from_terminal() {
 /// Sends what is pending; safe within a signal handler.
 fn deliver(pid: i32) {
     let pending = PENDING.swap(0, Ordering::SeqCst);
-    for signal in FORWARDED.into_iter().filter(|signal| pending & (1 << signal) != 0) {
+    let all = FORWARDED.into_iter().chain(INTERRUPTIONS);
+    for signal in all.filter(|signal| pending & (1 << signal) != 0) {
         // SAFETY: kill(2) is safe within a signal handler, and its arguments are plain numbers.
         unsafe { libc::kill(pid, signal) };
     }

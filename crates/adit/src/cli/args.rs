@@ -307,6 +307,9 @@ Examples:
   adit exec -- psql -h db.internal        # in the network of a running `adit up`
   adit exec --profile staging --also corp -- ./sync.sh    # in two networks at once
 
+It ends with its program, and with the program's code. What the program leaves in the background keeps
+the network: a supervisor stays for it, out of sight, and ends with the last of it.
+
 The exit code is the program's own, or 128 plus the signal that ended it. 2: wrong usage or configuration;
 125: adit failed before the program ran; 126: the program cannot be executed; 127: it was not found.")]
 pub struct ExecArgs {

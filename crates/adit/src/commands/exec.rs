@@ -1,14 +1,17 @@
 //! `adit exec`: runs an unmodified program in the network.
 
+mod front;
 mod losses;
 mod proxied;
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_intercept::{LaunchFailure, Launcher, Options, Program, ProxyEnvironment};
 use adit_path::{Network, Status, Union};
 
+use self::front::Front;
 use crate::access::Access;
 use crate::cli::{ConnectArgs, Context, ExecArgs};
 use crate::commands::until_interrupted;
@@ -17,12 +20,20 @@ use crate::config::Mode;
 use crate::verification::Through;
 use crate::{Exit, Failure, failure, session};
 
+/// How long what the program started may take to end after it, before it counts as left behind.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+
 /// Connects, verifies, runs the program, and returns its exit code.
 ///
 /// A wrong command line or configuration ends with 2, every other failure before the program runs with 125, 126
 /// or 127: the other codes are the program's.
 pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure> {
-    connect_and_run(context, args).map_err(|mut failure| {
+    let outcome = match Front::find() {
+        Ok(Some(front)) => connect_and_run(context, args, front),
+        Ok(None) => front::start(),
+        Err(failure) => Err(failure),
+    };
+    outcome.map_err(|mut failure| {
         if !matches!(failure.exit, Exit::Usage | Exit::NotExecutable | Exit::NotFound | Exit::Interrupted) {
             failure.exit = Exit::ExecFailed;
         }
@@ -30,7 +41,7 @@ pub(crate) fn run(context: &mut Context, args: &ExecArgs) -> Result<u8, Failure>
     })
 }
 
-fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
+fn connect_and_run(context: &Context, args: &ExecArgs, front: Front) -> Result<u8, Failure> {
     // What is wrong with the configuration is said when it is used: a running `adit up` needs none.
     let settings = context.settings_or_all(&args.connect, None).ok();
     let (asked, strict) = match &settings {
@@ -71,7 +82,7 @@ fn connect_and_run(context: &Context, args: &ExecArgs) -> Result<u8, Failure> {
                 return proxied::run(network, &program).await;
             }
             // The runtime serves the network meanwhile.
-            let code = tokio::task::spawn_blocking(move || launch(network, &program)).await;
+            let code = tokio::task::spawn_blocking(move || launch(network, &program, front)).await;
             code.unwrap_or_else(|error| Err(failure::internal(format!("the supervisor failed: {error}"))))
         };
         let code = losses::tell(&context.ui, status, work).await;
@@ -114,14 +125,19 @@ fn by_proxy(context: &Context, asked: Mode, strict: bool) -> Result<bool, Failur
 }
 
 /// Runs a program by system call interception; returns its code.
-fn launch(network: Arc<dyn Network>, program: &Program) -> Result<u8, Failure> {
+fn launch(network: Arc<dyn Network>, program: &Program, front: Front) -> Result<u8, Failure> {
     let options = Options { foreground: true, ..Options::default() };
     let running = Launcher::new(network, options).spawn(program).map_err(|error| not_started(&error))?;
     let exit = running.wait().map_err(|error| {
         failure::internal("the end of the program cannot be waited for").seen(error.to_string())
     })?;
-    // What the program left behind stays supervised as long as it lives.
-    running.wait_for_all(None);
+    // What the program left behind keeps its network as long as it lives, and nobody waits for it.
+    if !running.wait_for_all(Some(STRAGGLERS)) {
+        if let Err(error) = front.leave(exit.code()) {
+            tracing::warn!(%error, "the supervisor stays in the foreground");
+        }
+        running.wait_for_all(None);
+    }
     Ok(exit.code())
 }
 
