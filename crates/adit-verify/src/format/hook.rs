@@ -20,7 +20,10 @@ pub fn fabro_hook(report: &Report) -> (String, Exit) {
         None => "the private network is verified".to_owned(),
         Some(failure) => {
             let fix = failure.fix.first().map(|fix| format!(" Fix: {fix}")).unwrap_or_default();
-            format!("{} [{}, exit code {}].{fix}", failure.summary, failure.class, report.exit_code)
+            // A deadline says nothing by itself; what was waited for does.
+            let seen = failure.evidence.first().filter(|_| failure.class == "deadline");
+            let seen = seen.map(|seen| format!(" Seen: {seen}.")).unwrap_or_default();
+            format!("{} [{}, exit code {}].{seen}{fix}", failure.summary, failure.class, report.exit_code)
         }
     };
     let class = report.failure.as_ref().map(|failure| failure.class.as_str());

@@ -262,6 +262,7 @@ impl Run<'_> {
         let furthest = running.keys().map(|(stage, _)| *stage).max().unwrap_or(self.furthest());
         let words = self.context().words.with("timeout", seconds(self.plan.timeout)).with("stage", furthest);
         let mut failure = Failure::of("deadline", &words).at(furthest);
+        let mut advised = 0;
         for ((stage, target), (since, last)) in running {
             let name = target.map(|index| format!(" of {}", self.plan.targets[index])).unwrap_or_default();
             let waited = seconds(since.elapsed());
@@ -269,8 +270,10 @@ impl Run<'_> {
                 Some(last) => format!("{stage}{name}, after {waited}: {last}"),
                 None => format!("{stage}{name} was still waited for after {waited}"),
             });
-            if let Some(last) = last.filter(|_| failure.fix.len() < 4) {
-                failure.fix.extend(last.fix.into_iter().take(1));
+            // What mends the reason is worth more than general advice.
+            if let Some(fix) = last.filter(|_| advised < 2).and_then(|last| last.fix.into_iter().next()) {
+                failure.fix.insert(advised, fix);
+                advised += 1;
             }
             let mut report = StageReport::new(stage, StageStatus::Fail, ms(since.elapsed()));
             report.target = target.map(|index| self.plan.targets[index].to_string());

@@ -133,3 +133,14 @@ async fn what_a_connection_suffers_from_while_it_works_is_a_warning() {
         ("wg.nat.idle", "something forgets: twice")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_tells_what_was_waited_for_and_how_to_mend_that_first() {
+    let plan = Plan { timeout: std::time::Duration::from_secs(3), ..plan(&["tcp://db.internal:5432"]) };
+    let report = run(&down("wg.udp.refused"), &plan).await;
+    assert_eq!(failed(&report), ("deadline", Exit::Deadline, Stage::Reach));
+    let failure = report.failure.as_ref().unwrap();
+    assert!(failure.fix[0].contains("Compare the port of Endpoint"), "{failure:?}");
+    let (hook, _) = adit_verify::format::fabro_hook(&report);
+    assert!(hook.contains("[wg.udp.refused]") && hook.contains("Compare the port of Endpoint"), "{hook}");
+}
