@@ -5,18 +5,6 @@ use crate::Exit;
 
 pub(super) const CLASSES: &[Class] = &[
     class(
-        "env.no_exec",
-        Exit::Environment,
-        Blame::Sandbox,
-        "no way of running an unmodified program in the network works here",
-        &[
-            "Run `adit doctor`: it shows which way fails and why.",
-            "Use the proxy instead: `adit exec --mode env`, or `adit up` with SOCKS5 and forwards.",
-            "Allow seccomp user notification or user namespaces in the sandbox.",
-        ],
-        "Every rung of the ladder was tried in a child process and failed. The reasons are in the evidence.",
-    ),
-    class(
         "env.mode",
         Exit::Environment,
         Blame::Sandbox,
@@ -86,15 +74,6 @@ pub(super) const CLASSES: &[Class] = &[
     )
     .note(),
     class(
-        "env.static_binary",
-        Exit::Environment,
-        Blame::Sandbox,
-        "the program is statically linked, so a preloaded library cannot reach it",
-        &["Nothing: the other ways do not depend on the dynamic linker."],
-        "LD_PRELOAD only works for dynamically linked programs.",
-    )
-    .note(),
-    class(
         "env.egress_allowlist",
         Exit::TransportBlocked,
         Blame::Sandbox,
@@ -121,12 +100,13 @@ pub(super) const CLASSES: &[Class] = &[
     .retryable(),
     class(
         "env.clock",
-        Exit::Environment,
+        Exit::Ok,
         Blame::Sandbox,
         "the clock of this machine says {now|a time}, which is before this binary was built",
         &["Set the clock; in a container or microVM, set the host's."],
         "A clock that is years off breaks TLS certificates and WireGuard's timestamps.",
-    ),
+    )
+    .warning(),
     class(
         "env.fd_limit",
         Exit::Environment,
@@ -177,12 +157,13 @@ pub(super) const CLASSES: &[Class] = &[
     ),
     class(
         "env.memory",
-        Exit::Environment,
+        Exit::Ok,
         Blame::Sandbox,
-        "there is not enough memory for the configured budgets",
-        &["Lower the memory budget, or give the container more."],
-        "An allocation for connection buffers failed, or the cgroup's limit is below the budget.",
-    ),
+        "there is little memory for the buffers of connections",
+        &["Give the container more: buffers take a quarter of its limit, 256 MiB at most."],
+        "The limit of the control group or of the process (RLIMIT_AS) leaves less than 16 MiB for the buffers of all connections. They work, more slowly, and some hundred of them use it up.",
+    )
+    .warning(),
     class(
         "env.socket",
         Exit::Environment,

@@ -147,16 +147,6 @@ pub(super) const CLASSES: &[Class] = &[
         "A handshake response came that carries our index and a valid mac1, so both public keys are right; decrypting its empty payload failed, and the preshared key is the only other input.",
     ),
     class(
-        "wg.serverkey.ok_hint",
-        Exit::Handshake,
-        Blame::Server,
-        "the server sent a cookie: its key is right, and it is under load",
-        &["Nothing to do: the handshake is repeated with the cookie."],
-        "A cookie reply is only sent for an initiation whose mac1 is right, so the server's public key is the configured one.",
-    )
-    .retryable()
-    .note(),
-    class(
         "wg.clock",
         Exit::Handshake,
         Blame::Sandbox,

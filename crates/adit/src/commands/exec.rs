@@ -103,7 +103,7 @@ fn joined(accesses: &[Access]) -> Arc<dyn Network> {
 fn by_proxy(context: &Context, asked: Mode, strict: bool) -> Result<bool, Failure> {
     let possible = Launcher::backend();
     let warn = |why: &str| {
-        context.ui.warning(&failure::of("env.mode", ProxyEnvironment::WARNING).seen(why.to_owned()));
+        context.ui.warning(&failure::of("env.proxy_mode", ProxyEnvironment::WARNING).seen(why.to_owned()));
     };
     match (asked, possible) {
         (Mode::Auto | Mode::Seccomp, Ok(_)) => Ok(false),

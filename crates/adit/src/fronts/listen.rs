@@ -65,7 +65,7 @@ impl FrontError {
         match self {
             Self::PortInUse { .. } => "env.port_in_use",
             Self::NotLoopback(_) | Self::Spec { .. } | Self::OwnPort(_) => "usage",
-            Self::Expose { .. } | Self::Io { .. } => "env.socket",
+            Self::Expose { .. } | Self::Io { .. } => "env.listen",
         }
     }
 
