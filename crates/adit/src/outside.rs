@@ -77,8 +77,8 @@ async fn ask(servers: &[IpAddr], port: u16, name: &str) -> Lookup {
         match timeout(PATIENCE / 2, exchange(SocketAddr::new(*server, port), &question)).await {
             Ok(Some(answer)) if answer.get(..2) == Some(&id.to_be_bytes()) => {
                 match answer.get(3).map(|byte| byte & 15) {
-                    // NOERROR and NXDOMAIN (RFC 1035 §4.1.1) are the words of a server that works.
-                    Some(0 | 3) => return Lookup::Missing,
+                    // NOERROR, NXDOMAIN and REFUSED (RFC 1035 §4.1.1) are the words of a server that works.
+                    Some(0 | 3 | 5) => return Lookup::Missing,
                     code => why.push(format!("{server} answers with error {}", code.unwrap_or_default())),
                 }
             }
@@ -144,10 +144,12 @@ mod tests {
     #[tokio::test]
     async fn a_resolver_that_knows_of_nothing_is_told_from_one_that_fails() {
         let with_code = |code: u8| move |message: &mut Vec<u8>| message[3] = code;
-        let (missing, refusing) = (server(with_code(3)).await, server(with_code(5)).await);
+        let (missing, failing) = (server(with_code(3)).await, server(with_code(2)).await);
         assert_eq!(ask(&[HERE.into()], missing.port(), "a.example").await, Lookup::Missing);
-        let refused = ask(&[HERE.into()], refusing.port(), "a.example").await;
-        assert_eq!(refused, Lookup::Unanswered("127.0.0.1 answers with error 5".to_owned()));
+        let refusing = server(with_code(5)).await;
+        assert_eq!(ask(&[HERE.into()], refusing.port(), "a.example").await, Lookup::Missing);
+        let failed = ask(&[HERE.into()], failing.port(), "a.example").await;
+        assert_eq!(failed, Lookup::Unanswered("127.0.0.1 answers with error 2".to_owned()));
         let nobody = UdpSocket::bind((HERE, 0)).await.unwrap().local_addr().unwrap().port();
         assert!(matches!(ask(&[HERE.into()], nobody, "a.example").await, Lookup::Unanswered(_)));
         assert!(matches!(ask(&[], DNS, "a.example").await, Lookup::Unanswered(_)));
