@@ -1,7 +1,7 @@
 //! Networks between adit and its peers: which way packets go, and that everything passes on it.
 
 use super::{AGENT, LIMIT, PATIENCE, profile};
-use crate::support::{DOMAIN, Machine, Nat, Tailnet, run, wait_until};
+use crate::support::{DOMAIN, Machine, Nat, Tailnet, run, serve_http, wait_until};
 
 /// Sends 8 MiB to the echo of files at `$1` and back, and datagrams to its echo at port 7.
 const TRAFFIC: &str = r#"set -e
@@ -41,7 +41,8 @@ fn holds(test: &str, cell: &Cell) {
     }
     let config = profile(&tailnet, &tailnet.auth_key(&["--ephemeral"]), "");
     let mut up = tailnet.lab.adit(&["up", "--config", &config, "--detach", "--timeout", PATIENCE]);
-    up.args(["--target", "http://staging-db/healthz", "--target", "http://web/healthz"]);
+    up.args(["--target", "http://staging-db/healthz", "--target", "http://web/healthz", "--expose", "8000"]);
+    serve_http(&tailnet.lab.client, "127.0.0.1:8000".parse().unwrap());
     run(&mut up, LIMIT).expect(0);
     for (machine, host) in
         [(Machine::Database, "staging-db".to_owned()), (Machine::Web, format!("web.{DOMAIN}"))]
@@ -60,8 +61,22 @@ fn holds(test: &str, cell: &Cell) {
         let way = way(&tailnet, machine);
         assert_eq!(way.is_some(), cell.direct, "{host} sends to {way:?}");
     }
+    is_reached(&tailnet);
     run(&mut tailnet.lab.adit(&["down"]), LIMIT).expect(0);
     tailnet.is_gone(AGENT);
+}
+
+/// A peer reaches the server that is exposed, and no other.
+fn is_reached(tailnet: &Tailnet) {
+    let database = tailnet.node(Machine::Database);
+    let agent = database.run(&["ip", "-4", AGENT]).expect(0).text();
+    let get = |port: u16| {
+        let mut curl = database.namespace.command("curl");
+        curl.args(["-sf", "--max-time", "30", &format!("http://{agent}:{port}/healthz")]);
+        run(&mut curl, LIMIT)
+    };
+    assert_eq!(get(8000).expect(0).text(), "ok");
+    assert_ne!(get(8001).status.code(), Some(0), "nothing else is exposed");
 }
 
 /// The address that a peer sends to, if it has found a direct way to us.
