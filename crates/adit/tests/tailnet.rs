@@ -7,9 +7,9 @@ mod lab;
 
 use std::process::Stdio;
 
-use adit_sim::tailnet::{Key, Manner, Rules, Tailnet};
+use adit_sim::tailnet::{Key, Manner, Rules};
 use lab::{Lab, PATIENCE, text};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 #[test]
 fn a_program_reaches_a_service_of_another_node_and_nothing_is_left_behind() {
