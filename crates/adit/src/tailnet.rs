@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use adit_path::Engine;
 use adit_providers::StateDir;
-use adit_providers::tailscale::{Auth, ControlUrl, Identity, Member, Membership, Notice, Output, Reach};
+use adit_providers::tailscale::{
+    Auth, ControlUrl, Identity, Member, Membership, Notice, Output, Reach, Whereabouts,
+};
 use adit_tailscale::{AcceptRoutes, Command, Config, Report, Reporting, Tailscale};
 use rustls::RootCertStore;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::interval;
 
 use crate::{Failure, failure, machine};
+
+/// Words of the control side that wait for the data side; then the control side waits too.
+const OUTPUTS: usize = 16;
 
 /// How long the end of the control side is waited for.
 const LAST_WORD: Duration = Duration::from_secs(4);
@@ -100,9 +104,10 @@ impl TailnetConfig {
             proxy: self.reach.proxies.of(true, &self.reach.control.host).cloned(),
             plain_derp: self.plain_derp,
         };
-        let (report, reports) = unbounded_channel();
-        // Once the control side has ended, nobody hears reports.
-        let take: Box<dyn FnMut(Report) + Send> = Box::new(move |event| drop(report.send(event)));
+        let (report, whereabouts) = watch::channel(Whereabouts::default());
+        let take: Box<dyn FnMut(Report) + Send> = Box::new(move |event| {
+            report.send_if_modified(|now| now.take(event));
+        });
         let node = Reporting::new(Tailscale::new(node, seed, Instant::now()), take);
         let membership = Membership {
             reach: self.reach,
@@ -113,7 +118,7 @@ impl TailnetConfig {
             ephemeral: self.ephemeral,
             shields_up: self.shields_up,
         };
-        Ok((node, Beside { membership, reports, addresses, kept: self.kept }))
+        Ok((node, Beside { membership, whereabouts, addresses, kept: self.kept }))
     }
 }
 
@@ -121,7 +126,7 @@ impl TailnetConfig {
 #[derive(Debug)]
 pub(crate) struct Beside {
     membership: Membership,
-    reports: UnboundedReceiver<Report>,
+    whereabouts: watch::Receiver<Whereabouts>,
     addresses: Vec<IpAddr>,
     kept: Option<Arc<Kept>>,
 }
@@ -150,11 +155,11 @@ impl Beside {
     }
 
     async fn run(self, engine: &Engine<Node>, stopped: oneshot::Receiver<()>) {
-        let Self { membership, reports, mut addresses, kept } = self;
-        let (output, mut outputs) = unbounded_channel();
+        let Self { membership, whereabouts, mut addresses, kept } = self;
+        let (output, mut outputs) = mpsc::channel(OUTPUTS);
         let control = membership.reach.control.clone();
         let keep = Keeper { kept, control, identity: membership.identity.clone() };
-        let member = Member::new(membership, reports, output);
+        let member = Member::new(membership, whereabouts, output);
         // A session that is dropped without a word ends as well.
         let stop = async { drop(stopped.await) };
         let mut ended = pin!(member.run(stop));

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use adit_tailscale::{Command, Endpoint, NodeKey, Report};
 use adit_tunnel::Prompt;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::api::KeyMaker;
@@ -55,6 +55,27 @@ pub struct Membership {
     pub shields_up: bool,
 }
 
+/// Where the data side is, as far as the server must know. The newest says all, so that none needs to wait.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Whereabouts {
+    /// Where we can be found.
+    pub endpoints: Vec<Endpoint>,
+    /// How we are connected, once that is known.
+    pub net_info: Option<adit_tailscale::NetInfo>,
+}
+
+impl Whereabouts {
+    /// Takes a report over. Returns whether the server must hear of it.
+    pub fn take(&mut self, report: Report) -> bool {
+        match report {
+            Report::Endpoints(endpoints) => self.endpoints = endpoints,
+            Report::NetInfo(info) => self.net_info = Some(info),
+            _ => return false,
+        }
+        true
+    }
+}
+
 /// What comes out of the control side.
 #[derive(Debug)]
 pub enum Output {
@@ -91,8 +112,8 @@ pub struct Member {
     ephemeral: bool,
     hostinfo: Hostinfo,
     endpoints: Vec<Endpoint>,
-    reports: UnboundedReceiver<Report>,
-    output: UnboundedSender<Output>,
+    whereabouts: watch::Receiver<Whereabouts>,
+    output: mpsc::Sender<Output>,
     control: Option<Arc<Control>>,
     /// Whether the server has accepted our node key.
     joined: bool,
@@ -107,11 +128,11 @@ pub struct Member {
 }
 
 impl Member {
-    /// Nothing is sent before [`run`](Self::run). `reports` are the data side's; `output` is for it and for people.
+    /// Nothing is sent before [`run`](Self::run). `whereabouts` are the data side's; `output` is for it and for people.
     pub fn new(
         membership: Membership,
-        reports: UnboundedReceiver<Report>,
-        output: UnboundedSender<Output>,
+        whereabouts: watch::Receiver<Whereabouts>,
+        output: mpsc::Sender<Output>,
     ) -> Self {
         let Membership { reach, identity, auth, hostname, tags, ephemeral, shields_up } = membership;
         let hostinfo = hostinfo(hostname, tags, shields_up, &identity);
@@ -122,7 +143,7 @@ impl Member {
             ephemeral,
             hostinfo,
             endpoints: Vec::new(),
-            reports,
+            whereabouts,
             output,
             control: None,
             joined: false,
@@ -147,7 +168,7 @@ impl Member {
         };
         // Whoever waits for us hears it before we leave.
         if let Some(error) = &failed {
-            self.tell(adit_tailscale::Control::Failed(error.fault()));
+            self.tell(adit_tailscale::Control::Failed(error.fault())).await;
         }
         if self.known && self.ephemeral {
             let left = timeout(LEAVE, self.leave()).await;
@@ -172,11 +193,11 @@ impl Member {
                     match error.retry {
                         Retry::Never => return error,
                         Retry::Later => {
-                            self.tell(adit_tailscale::Control::Lost(error.fault()));
+                            self.tell(adit_tailscale::Control::Lost(error.fault())).await;
                             pause.longer()
                         }
                         Retry::After(wait) => {
-                            self.tell(adit_tailscale::Control::Lost(error.fault()));
+                            self.tell(adit_tailscale::Control::Lost(error.fault())).await;
                             wait + pause.short()
                         }
                     }
@@ -239,11 +260,11 @@ impl Member {
                 Registered::Done { authorized, login } => {
                     if let Some(secret) = renewed {
                         self.identity.keys.node = secret.clone();
-                        self.send(Output::Command(Command::NodeKey(secret)));
+                        self.send(Output::Command(Command::NodeKey(secret))).await;
                     }
                     tracing::debug!(authorized, "registered");
                     (self.joined, self.expired, self.page) = (true, false, None);
-                    self.send(Output::Notice(Notice::Joined { login }));
+                    self.send(Output::Notice(Notice::Joined { login })).await;
                     return Ok(());
                 }
                 Registered::Open(url) => {
@@ -253,7 +274,8 @@ impl Member {
                         self.tell(adit_tailscale::Control::Prompt(Prompt::Open {
                             url: url.clone(),
                             timeout: None,
-                        }));
+                        }))
+                        .await;
                     }
                     self.page = Some(url);
                 }
@@ -276,31 +298,22 @@ impl Member {
         control.logout(self.identity.keys.node_key(), &self.hostinfo).await
     }
 
-    fn tell(&self, control: adit_tailscale::Control) {
-        self.send(Output::Command(Command::Control(control)));
+    async fn tell(&self, control: adit_tailscale::Control) {
+        self.send(Output::Command(Command::Control(control))).await;
     }
 
-    fn send(&self, output: Output) {
+    async fn send(&self, output: Output) {
         // Whoever has dropped the other end hears nothing any more; `stop` follows.
-        let _ = self.output.send(output);
+        let _ = self.output.send(output).await;
     }
 
-    /// Takes a report; returns whether the server must hear of it.
-    fn note(&mut self, report: Report) -> bool {
-        match report {
-            Report::Endpoints(endpoints) => {
-                let news = self.endpoints != endpoints;
-                self.endpoints = endpoints;
-                news
-            }
-            Report::NetInfo(info) => {
-                let info = Some(NetInfo::from(&info));
-                let news = self.hostinfo.net_info != info;
-                self.hostinfo.net_info = info;
-                news
-            }
-            _ => false,
-        }
+    /// Takes over where the data side is now; returns whether the server must hear of it.
+    fn look(&mut self) -> bool {
+        let now = self.whereabouts.borrow_and_update().clone();
+        let info = now.net_info.as_ref().map(NetInfo::from);
+        let news = self.endpoints != now.endpoints || self.hostinfo.net_info != info;
+        (self.endpoints, self.hostinfo.net_info) = (now.endpoints, info);
+        news
     }
 }
 

@@ -29,7 +29,7 @@ pub use control::{
 pub use error::{ControlError, Retry};
 pub use key::{auth_key, hostname};
 pub use keys::{Identity, MachineKey, secret};
-pub use member::{Auth, Member, Membership, Notice, Output};
+pub use member::{Auth, Member, Membership, Notice, Output, Whereabouts};
 pub use tls::{client_config, trusted};
 pub use url::{ControlUrl, Proxies, TAILSCALE};
 pub use wire::map_update;

@@ -6,8 +6,9 @@ use adit_tailscale::netmap::{NodeId, RegionId};
 use adit_tailscale::{Command, Control as Said, Endpoint, EndpointKind, NetInfo, Report};
 use adit_tunnel::Prompt;
 use serde_json::json;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -27,16 +28,16 @@ fn reach(server: &FakeControl) -> Reach {
 
 /// A member that runs.
 struct Running {
-    output: UnboundedReceiver<Output>,
-    reports: UnboundedSender<Report>,
+    output: Receiver<Output>,
+    whereabouts: watch::Sender<Whereabouts>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), ControlError>>,
 }
 
 impl Running {
     fn start(server: &FakeControl, auth_key: Option<&str>) -> Self {
-        let (reports, reports_in) = unbounded_channel();
-        let (output_out, output) = unbounded_channel();
+        let (whereabouts, seen) = watch::channel(Whereabouts::default());
+        let (output_out, output) = channel(1024);
         let (stop, stopped) = oneshot::channel();
         let membership = Membership {
             reach: reach(server),
@@ -47,11 +48,11 @@ impl Running {
             ephemeral: true,
             shields_up: false,
         };
-        let member = Member::new(membership, reports_in, output_out);
+        let member = Member::new(membership, seen, output_out);
         let task = tokio::spawn(member.run(async {
             let _ = stopped.await;
         }));
-        Self { output, reports, stop: Some(stop), task }
+        Self { output, whereabouts, stop: Some(stop), task }
     }
 
     async fn until<T>(&mut self, mut wanted: impl FnMut(Output) -> Option<T>) -> T {
@@ -172,9 +173,9 @@ fn a_node_joins_with_a_key_tells_where_it_is_and_leaves() {
             assert_eq!(update.peers.changed[0].id, NodeId(2));
 
             let info = NetInfo { preferred_derp: RegionId(901), udp: Some(true), ..NetInfo::default() };
-            member.reports.send(Report::NetInfo(info)).unwrap();
+            assert!(member.whereabouts.send_if_modified(|now| now.take(Report::NetInfo(info))));
             let endpoint = Endpoint { address: "192.0.2.1:41641".parse().unwrap(), kind: EndpointKind::Stun };
-            member.reports.send(Report::Endpoints(vec![endpoint])).unwrap();
+            assert!(member.whereabouts.send_if_modified(|now| now.take(Report::Endpoints(vec![endpoint]))));
             let update = server.until(|seen| lite(seen) && seen.json()["Endpoints"].is_array()).await.json();
             assert_eq!(update["Hostinfo"]["NetInfo"]["PreferredDERP"], 901);
             assert_eq!(update["Hostinfo"]["NetInfo"]["WorkingUDP"], true);

@@ -81,9 +81,7 @@ impl Member {
         control: &Arc<Control>,
         pause: &mut Pause,
     ) -> Result<(), ControlError> {
-        while let Ok(report) = self.reports.try_recv() {
-            self.note(report);
-        }
+        self.look();
         // Servers that only read the stream's request learn our disco key from this.
         control.update(&self.about()).await?;
         let mut stream = control.map(&self.about(), Packing::Zstd).await?;
@@ -94,17 +92,17 @@ impl Member {
             tokio::select! {
                 message = stream.next() => {
                     let Some(message) = message? else { return Ok(()) };
-                    if self.message(control, &message, first)? && first {
+                    if self.message(control, &message, first).await? && first {
                         first = false;
                         pause.reset();
-                        self.tell(adit_tailscale::Control::Connected);
+                        self.tell(adit_tailscale::Control::Connected).await;
                     }
                 }
-                report = self.reports.recv(), if listening => match report {
-                    Some(report) => if self.note(report) && updates.due.is_none() {
+                changed = self.whereabouts.changed(), if listening => match changed {
+                    Ok(()) => if self.look() && updates.due.is_none() {
                         updates.due = Some(Instant::now() + TOGETHER);
                     },
-                    None => listening = false,
+                    Err(_) => listening = false,
                 },
                 outcome = updates.next() => match outcome {
                     Outcome::Due => updates.running = Some(self.update(control)),
@@ -128,7 +126,12 @@ impl Member {
     }
 
     /// Takes a message; returns whether it was more than a sign of life.
-    fn message(&mut self, control: &Arc<Control>, json: &[u8], first: bool) -> Result<bool, ControlError> {
+    async fn message(
+        &mut self,
+        control: &Arc<Control>,
+        json: &[u8],
+        first: bool,
+    ) -> Result<bool, ControlError> {
         let message: MapResponse<'_> = serde_json::from_slice(json).map_err(|error| {
             ControlError::later("ts.control.protocol", "a message of the control server cannot be read")
                 .seen(error.to_string())
@@ -154,55 +157,55 @@ impl Member {
                 self.joined = false;
                 return Err(ControlError::later("ts.nodekey.expired", "the node's key has expired"));
             }
-            self.name(&node.name);
+            self.name(&node.name).await;
         }
         if let Some(expiry) = message.node.and_then(wire::key_expiry) {
-            self.expiry(expiry);
+            self.expiry(expiry).await;
         }
         if let Some(health) = &message.health
             && *health != self.said.health
         {
             self.said.health.clone_from(health);
             let shown = health.iter().take(16).map(|text| printable(text.as_bytes())).collect();
-            self.send(Output::Notice(Notice::Health(shown)));
+            self.send(Output::Notice(Notice::Health(shown))).await;
         }
-        self.page(&message);
-        self.send(Output::Command(Command::Netmap(Box::new(update))));
+        self.page(message.pop_browser_url.clone()).await;
+        self.send(Output::Command(Command::Netmap(Box::new(update)))).await;
         Ok(true)
     }
 
-    fn page(&mut self, message: &MapResponse<'_>) {
-        let Some(url) = message.pop_browser_url.clone().filter(|url| !url.is_empty()) else { return };
+    async fn page(&mut self, url: Option<String>) {
+        let Some(url) = url.filter(|url| !url.is_empty()) else { return };
         if self.said.page.as_ref() == Some(&url) {
             return;
         }
         self.said.page = Some(url.clone());
         match web_page(url) {
-            Ok(url) => self.tell(adit_tailscale::Control::Prompt(Prompt::Open { url, timeout: None })),
+            Ok(url) => self.tell(adit_tailscale::Control::Prompt(Prompt::Open { url, timeout: None })).await,
             Err(error) => tracing::warn!(%error, "the control server names a page that is none"),
         }
     }
 
-    fn name(&mut self, name: &str) {
+    async fn name(&mut self, name: &str) {
         if self.said.name == name {
             return;
         }
         self.said.name = name.to_owned();
-        self.send(Output::Notice(Notice::Name(name.to_owned())));
+        self.send(Output::Notice(Notice::Name(name.to_owned()))).await;
         let (wanted, assigned) = (&self.hostinfo.hostname, name.split('.').next().unwrap_or_default());
         if !assigned.is_empty() && assigned != wanted {
             let problem = Problem::new(
                 "ts.name.collision",
                 format!("the node is called {assigned}, because {wanted} was taken"),
             );
-            self.send(Output::Notice(Notice::Warning(problem)));
+            self.send(Output::Notice(Notice::Warning(problem))).await;
         }
     }
 
-    fn expiry(&mut self, expiry: Option<SystemTime>) {
+    async fn expiry(&mut self, expiry: Option<SystemTime>) {
         if self.said.expiry != Some(expiry) {
             self.said.expiry = Some(expiry);
-            self.send(Output::Notice(Notice::KeyExpiry(expiry)));
+            self.send(Output::Notice(Notice::KeyExpiry(expiry))).await;
         }
     }
 
