@@ -47,6 +47,8 @@ const UNTIL_ENOUGH: &str = r#"set -e
 fn reaches_until(lab: &mut Lab, server: &Server, times: usize, text: &str) {
     let profile = lab.ovpn(server);
     let enough = lab.dir.path().join("enough");
+    // From the time before, in the same laboratory.
+    let _ = std::fs::remove_file(&enough);
     let mut command = lab.adit(&["exec", "--config", &profile, "--timeout", "30s"]);
     command.args(["--target", "http://files.corp.internal/healthz", "--", "sh", "-c", UNTIL_ENOUGH, "sh"]);
     command.arg(&enough);
