@@ -137,3 +137,20 @@ fn without_targets_the_node_itself_is_what_is_verified() {
     assert_eq!((class.as_str(), code), ("", 0), "{report:#}");
     assert_eq!(report["verified"], "tunnel-only", "{report:#}");
 }
+
+#[test]
+fn the_demo_has_a_tailnet_of_its_own_and_leaves_nothing_behind() {
+    let lab = Lab::new("demo", Rules::Strict);
+    let script = r#"exec 3<>/dev/tcp/api.internal/80; printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3; head -n 1 <&3;
+        exec 4<>/dev/tcp/staging-db.internal/5432 && echo database"#;
+    let output = lab.run(&["demo", "--provider", "tailscale", "--", "bash", "-c", script]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert!(
+        out.starts_with("HTTP/1.") && out.contains(" 200 ") && out.ends_with("database\n"),
+        "{out}\n{err}"
+    );
+    assert!(err.contains("✓ handshake") && err.contains("postgres"), "the stages are shown: {err}");
+    assert_eq!(lab.tailnet.registrations(), 1, "only the laboratory's own node");
+    assert_eq!(std::fs::read_dir(&lab.directory).unwrap().count(), 0, "no file");
+}

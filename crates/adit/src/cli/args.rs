@@ -404,6 +404,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[command(after_help = "\
 Examples:
   adit demo
+  adit demo --provider tailscale
   adit demo -- psql -h staging-db.internal -U demo staging
   adit demo -- curl http://api.internal/")]
 pub struct DemoArgs {

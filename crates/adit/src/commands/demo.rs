@@ -29,8 +29,8 @@ pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure>
     let ui = context.ui.clone();
     let embedded = Embedded::start(args.provider)?;
     ui.note(&format!(
-        "A private network now runs in this process; its {} server is at {}.",
-        name(args.provider),
+        "A private network now runs in this process; its {} is at {}.",
+        server(args.provider),
         embedded.endpoint()
     ));
     ui.note("Behind it: DNS for internal, PostgreSQL at staging-db.internal:5432, HTTP at api.internal.\n");
@@ -175,15 +175,32 @@ fn name(provider: Provider) -> &'static str {
     }
 }
 
+/// What listens on this machine.
+fn server(provider: Provider) -> &'static str {
+    match provider {
+        Provider::WireGuard => "WireGuard server",
+        Provider::OpenVpn => "OpenVPN server",
+        Provider::Tailscale => "control server, which speaks Tailscale's protocol,",
+    }
+}
+
 /// What to type next.
 fn next(provider: Provider, code: u8) -> String {
+    let same = match provider {
+        Provider::WireGuard | Provider::OpenVpn => {
+            "adit exec --config lab.conf -- CMD…             the same with your own wg-quick file, or corp.ovpn"
+        }
+        Provider::Tailscale => {
+            "adit exec --auth-key file:key -- CMD…           the same in your own tailnet, with an auth key"
+        }
+    };
     let ended = if code == 0 { String::new() } else { format!("\nThe program ended with {code}.") };
     format!(
         "{ended}
 That was a real {} handshake, a network stack of our own, DNS inside the tunnel and a program that was not
 changed. Nothing is left behind. Next:
   adit demo -- bash                               look around in it yourself
-  adit exec --config lab.conf -- CMD…             the same with your own wg-quick file, or corp.ovpn
+  {same}
   adit doctor                                     what this machine allows",
         name(provider)
     )

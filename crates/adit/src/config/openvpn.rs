@@ -22,7 +22,6 @@ pub enum Provider {
     /// OpenVPN: an `.ovpn` profile.
     OpenVpn,
     /// Tailscale or Headscale: an auth key or a sign-in.
-    #[cfg_attr(feature = "cli", value(skip))]
     Tailscale,
 }
 

@@ -1,7 +1,8 @@
-//! An embedded private network: the server's end of a tunnel in this process, on a UDP port of this machine, with its
-//! own network stack and services behind it. What `adit demo` connects to.
+//! An embedded private network: the far end of a tunnel in this process, on ports of this machine, with its own network
+//! stack and services behind it. What `adit demo` connects to.
 
 mod openvpn;
+mod tailscale;
 mod wireguard;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use adit_path::{Flow, Listen, Network, Udp};
 use adit_sim::services::{self, Database, Zone};
+use adit_sim::tailnet::Tailnet;
 use adit_tunnel::HostPort;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -39,9 +41,29 @@ pub const API_NAME: &str = "api.internal";
 /// Connections that the services serve at the same time; further ones are refused.
 const MAX_CONNECTIONS: usize = 64;
 
+/// Where the services are inside the network.
+#[derive(Clone, Copy, Debug)]
+struct Hosts {
+    gateway: Ipv4Addr,
+    database: Ipv4Addr,
+    api: Ipv4Addr,
+}
+
+impl Hosts {
+    /// Behind a server that leads to several hosts.
+    const BEHIND_GATEWAY: Self = Self { gateway: GATEWAY, database: DATABASE, api: API };
+
+    /// All on one node.
+    fn on(node: Ipv4Addr) -> Self {
+        Self { gateway: node, database: node, api: node }
+    }
+}
+
 /// A running private network. Dropping it ends it.
 pub struct Embedded {
     server: Session,
+    /// The control server and the relay, where there are such; they outlive the nodes, which say goodbye to them.
+    tailnet: Option<Tailnet>,
     member: TunnelConfig,
     endpoint: HostPort,
     services: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -54,12 +76,15 @@ impl fmt::Debug for Embedded {
 }
 
 impl Embedded {
-    /// Starts the server's side: fresh keys, a UDP port, a network stack, a DNS server for `internal`, a
-    /// PostgreSQL server at `staging-db.internal:5432` and an HTTP server at `api.internal:80`.
+    /// Starts the server's side: fresh keys, ports of this machine, a network stack, a DNS server for `internal`, a
+    /// PostgreSQL server at `staging-db.internal:5432` and an HTTP server at `api.internal:80`. A tailnet consists of
+    /// a control server, a relay and a STUN server on loopback, and of a node with these services.
     ///
     /// # Errors
-    /// Of the system: no sockets, threads or randomness.
+    /// Of the system: no sockets, threads or randomness; or a node of the tailnet that does not get in.
     pub fn start(provider: Provider) -> Result<Self, Failure> {
+        let mut hosts = Hosts::BEHIND_GATEWAY;
+        let mut tailnet = None;
         let (server, member, endpoint) = match provider {
             Provider::WireGuard => {
                 let (server, member, endpoint) = wireguard::start()?;
@@ -70,12 +95,14 @@ impl Embedded {
                 (server, TunnelConfig::OpenVpn(Box::new(member)), endpoint)
             }
             Provider::Tailscale => {
-                return Err(failure::usage("there is no embedded tailnet")
-                    .with_fix(vec!["use --provider wireguard or openvpn".to_owned()]));
+                let started = tailscale::start()?;
+                hosts = Hosts::on(started.address);
+                tailnet = Some(started.tailnet);
+                (started.server, TunnelConfig::Tailscale(Box::new(started.member)), started.endpoint)
             }
         };
-        let services = serve(server.network()).map_err(|error| failed(&error))?;
-        Ok(Self { server, member, endpoint, services: Some(services) })
+        let services = serve(server.network(), hosts).map_err(|error| failed(&error))?;
+        Ok(Self { server, tailnet, member, endpoint, services: Some(services) })
     }
 
     /// The configuration of a member, as it would stand in a file.
@@ -83,7 +110,7 @@ impl Embedded {
         self.member.clone()
     }
 
-    /// Where the server listens.
+    /// Where the server listens; of a tailnet, the control server.
     pub fn endpoint(&self) -> &HostPort {
         &self.endpoint
     }
@@ -97,6 +124,7 @@ impl Drop for Embedded {
             let _ended = thread.join();
         }
         self.server.shutdown();
+        drop(self.tailnet.take());
     }
 }
 
@@ -117,15 +145,15 @@ fn failed(error: &io::Error) -> Failure {
 }
 
 /// Runs the services on a thread of their own until the sender is dropped.
-fn serve(network: Arc<dyn Network>) -> io::Result<(oneshot::Sender<()>, JoinHandle<()>)> {
+fn serve(network: Arc<dyn Network>, hosts: Hosts) -> io::Result<(oneshot::Sender<()>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     // The listeners must be there before the first question comes.
     let zone = Arc::new(
         Zone::new(DOMAIN)
-            .name("gateway.internal", [IpAddr::V4(GATEWAY)])
-            .name(DATABASE_NAME, [IpAddr::V4(DATABASE)])
-            .name(API_NAME, [IpAddr::V4(API)]),
+            .name("gateway.internal", [IpAddr::V4(hosts.gateway)])
+            .name(DATABASE_NAME, [IpAddr::V4(hosts.database)])
+            .name(API_NAME, [IpAddr::V4(hosts.api)]),
     );
     let database = Arc::new(Database::default());
     runtime.block_on(async {
@@ -133,18 +161,23 @@ fn serve(network: Arc<dyn Network>) -> io::Result<(oneshot::Sender<()>, JoinHand
             network.udp(Udp { port: 53, peer: None }).await.map_err(io::Error::other)?.into_socket()?;
         let names = zone.clone();
         tokio::spawn(async move { services::dns_udp(&socket, &names).await });
-        listen(&*network, 53, GATEWAY, move |flow| {
+        listen(&*network, 53, hosts.gateway, move |flow| {
             let zone = zone.clone();
             async move { services::dns_tcp(flow.into_stream()?, &zone).await }
         })
         .await?;
-        listen(&*network, 5432, DATABASE, move |flow| {
+        listen(&*network, 5432, hosts.database, move |flow| {
             let database = database.clone();
             async move { services::postgres(flow.into_stream()?, &database).await }
         })
         .await?;
-        listen(&*network, 80, API, |flow| async move { services::http(flow.into_stream()?, API_NAME).await })
-            .await
+        listen(
+            &*network,
+            80,
+            hosts.api,
+            |flow| async move { services::http(flow.into_stream()?, API_NAME).await },
+        )
+        .await
     })?;
     let thread = thread::Builder::new().name("adit-demo".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -188,6 +221,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
     use adit_path::{ConnectFailure, EngineOptions, Query, ResolveFailure};
     use adit_verify::{NetworkDialer, Plan, Verified, verify};
     use adit_wireguard::PrivateKey;
@@ -197,21 +233,22 @@ mod tests {
 
     #[test]
     fn a_member_of_the_embedded_network_reaches_its_services_and_nothing_else() {
-        for provider in [Provider::WireGuard, Provider::OpenVpn] {
-            a_member_reaches_the_services(provider);
+        for (provider, ping, port) in [
+            // The database's host is another one than that of the port.
+            (Provider::WireGuard, "icmp://10.213.77.1", 80),
+            (Provider::OpenVpn, "icmp://10.213.77.1", 80),
+            (Provider::Tailscale, "icmp://gateway.internal", 81),
+        ] {
+            a_member_reaches_the_services(provider, ping, port);
         }
     }
 
-    fn a_member_reaches_the_services(provider: Provider) {
+    fn a_member_reaches_the_services(provider: Provider, ping: &str, closed: u16) {
         let embedded = Embedded::start(provider).unwrap();
         let session = Session::start(embedded.member(), EngineOptions::default()).unwrap();
         let network = session.network();
         runtime().unwrap().block_on(async {
-            let targets = [
-                "tcp://staging-db.internal:5432,postgres",
-                "http://api.internal/healthz",
-                "icmp://10.213.77.1",
-            ];
+            let targets = ["tcp://staging-db.internal:5432,postgres", "http://api.internal/healthz", ping];
             let targets = targets.iter().map(|text| text.parse().unwrap()).collect();
             let plan = Plan {
                 provider: Some(provider.word().to_owned()),
@@ -221,15 +258,37 @@ mod tests {
             let report = verify(&*network, &dialer, &plan, &|_| {}).await;
             assert_eq!((report.ok, report.verified), (true, Verified::Targets), "{report:#?}");
 
-            let refused = network.connect((DATABASE, 80).into(), adit_path::Connect::default()).await;
+            let database = network.resolve(Query::addresses(DATABASE_NAME)).await.unwrap().addresses[0];
+            let refused = network.connect((database, closed).into(), adit_path::Connect::default()).await;
             assert_eq!(refused.unwrap_err(), ConnectFailure::Refused);
             let missing = network.resolve(Query::addresses("nowhere.internal")).await;
             assert!(matches!(missing, Err(ResolveFailure::NoSuchName { .. })), "{missing:?}");
         });
         session.shutdown();
         let port = embedded.endpoint().port;
+        let bound = || match provider {
+            Provider::Tailscale => TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop),
+            Provider::WireGuard | Provider::OpenVpn => {
+                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop)
+            }
+        };
+        bound().expect_err("the port is taken");
         drop(embedded);
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free again");
+        bound().expect("the port is free again");
+    }
+
+    #[test]
+    fn the_member_of_the_embedded_tailnet_leaves_it_with_its_session() {
+        let embedded = Embedded::start(Provider::Tailscale).unwrap();
+        let tailnet = embedded.tailnet.as_ref().unwrap();
+        let session = Session::start(embedded.member(), EngineOptions::default()).unwrap();
+        let names = |tailnet: &Tailnet| tailnet.nodes().into_iter().map(|node| node.name).collect::<Vec<_>>();
+        assert!(tailnet.wait(Duration::from_secs(60), |tailnet| names(tailnet) == ["services", "demo"]));
+        session.shutdown();
+        assert_eq!(
+            (names(tailnet), tailnet.deleted()),
+            (vec!["services".to_owned()], vec!["demo".to_owned()])
+        );
     }
 
     #[test]
