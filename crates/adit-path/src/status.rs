@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_tunnel::{Fault, HostPort, NetConfig, PeerStatus, Prompt};
+use adit_tunnel::{Fault, HostPort, NetConfig, OwnName, PeerStatus, Prompt};
 use serde::{Deserialize, Serialize};
 
 /// Where a network is in its life.
@@ -39,6 +39,9 @@ pub struct Status {
     pub prompt: Option<Prompt>,
     /// Addresses, routes and DNS, once known.
     pub config: Option<NetConfig>,
+    /// What the network calls this machine, where it gives names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnName>,
     /// The far ends.
     pub peers: Vec<PeerStatus>,
     /// Names of the outside that were resolved, with what they resolved to.

@@ -216,6 +216,7 @@ fn merged(members: &[Member]) -> Status {
         all.fault = all.fault.or(status.fault);
         all.prompt = all.prompt.or(status.prompt);
         all.warnings.extend(status.warnings);
+        all.own = all.own.or(status.own);
         all.peers.extend(status.peers);
         all.resolved.extend(status.resolved);
         all.ups += status.ups;

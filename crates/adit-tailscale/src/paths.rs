@@ -93,6 +93,8 @@ pub(crate) struct Paths {
     candidates: Vec<Candidate>,
     pings: Vec<Ping>,
     best: Option<Best>,
+    /// The last round trip through a relay.
+    relayed: Option<Duration>,
     last_search: Option<Instant>,
     last_send: Option<Instant>,
     heartbeat: Option<Instant>,
@@ -174,6 +176,11 @@ impl Paths {
         self.best.filter(|best| now <= best.trusted_until).map(|best| best.address)
     }
 
+    /// The last round trip on the way that carries packets now.
+    pub(crate) fn rtt(&self, now: Instant) -> Option<Duration> {
+        self.best.filter(|best| now <= best.trusted_until).map(|best| best.rtt).or(self.relayed)
+    }
+
     /// A packet is sent. Returns whether a search for addresses is due.
     pub(crate) fn note_send(&mut self, now: Instant) -> bool {
         self.last_send = Some(now);
@@ -223,6 +230,9 @@ impl Paths {
         let ping = self.pings.swap_remove(at);
         let rtt = now.saturating_duration_since(ping.at);
         let mut ponged = Ponged { rtt, chosen: false, token: ping.token };
+        if ping.to.is_none() && !direct {
+            self.relayed = Some(rtt);
+        }
         let Some(address) = ping.to.filter(|_| direct) else { return Some(ponged) };
         if let Some(candidate) = self.candidates.iter_mut().find(|candidate| candidate.address == address)
             && candidate.learned.is_some()
@@ -255,6 +265,7 @@ impl Paths {
     /// Nothing that was found holds any more: the machine, or the peer, is somewhere else.
     pub(crate) fn forget_trust(&mut self) {
         self.best = None;
+        self.relayed = None;
         self.last_search = None;
         self.pings.clear();
         for candidate in &mut self.candidates {

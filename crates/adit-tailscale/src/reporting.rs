@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use adit_tunnel::{Deadline, Dropped, Event, HostPacket, NetInput, Outbox, PeerStatus, Tunnel};
+use adit_tunnel::{Deadline, Dropped, Event, HostPacket, NetInput, Outbox, OwnName, PeerStatus, Tunnel};
 
 use crate::{Command, Problem, Report, Tailscale};
 
@@ -69,5 +69,9 @@ impl<F: FnMut(Report)> Tunnel for Reporting<F> {
 
     fn peers(&self, now: Instant) -> Vec<PeerStatus> {
         self.node.peers(now)
+    }
+
+    fn own_name(&self) -> Option<OwnName> {
+        self.node.own_name()
     }
 }

@@ -46,6 +46,10 @@ pub trait Tunnel {
     fn warnings(&self) -> Vec<Fault> {
         Vec::new()
     }
+    /// What the network calls this machine, where it gives names.
+    fn own_name(&self) -> Option<OwnName> {
+        None
+    }
 }
 
 /// An error of a tunnel as a whole, with what verification and `status` show of it.
@@ -324,4 +328,23 @@ pub struct PeerStatus {
     /// What the connection seems to suffer from although packets pass.
     #[cfg_attr(feature = "serde", serde(default))]
     pub symptom: Option<Fault>,
+    /// Whether the far end is reachable as far as a coordination server says, where the protocol has one.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub online: Option<bool>,
+    /// The relay that packets go through, while there is traffic and no [`endpoint`](Self::endpoint) carries it.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub relay: Option<String>,
+    /// The last round trip that was measured on the present way, the endpoint or the relay.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub rtt: Option<Duration>,
+}
+
+/// What a network calls this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct OwnName {
+    /// The full DNS name, without trailing dot.
+    pub name: String,
+    /// Tags that policies refer to.
+    pub tags: Vec<String>,
 }

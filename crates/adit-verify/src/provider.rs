@@ -25,6 +25,8 @@ pub(crate) struct Provider {
     pub(crate) dns_unrouted: &'static str,
     /// The network has no DNS server.
     pub(crate) no_dns: &'static str,
+    /// The far end is not there, where a coordination server says so.
+    pub(crate) offline: Option<&'static str>,
     /// Large packets are lost.
     pub(crate) mtu: &'static str,
     /// Somebody must sign in or approve.
@@ -47,6 +49,7 @@ const WIREGUARD: Provider = Provider {
     icmp: |_, _| None,
     dns_unrouted: "wg.dns",
     no_dns: "dns.no_server",
+    offline: None,
     mtu: "wg.mtu",
     pending: "tunnel.down",
     challenge: "tunnel.down",
@@ -65,6 +68,7 @@ const OPENVPN: Provider = Provider {
     icmp: |_, _| None,
     dns_unrouted: "dns.unrouted",
     no_dns: "ovpn.dns.none",
+    offline: None,
     mtu: "ovpn.mtu",
     pending: "ovpn.auth.pending",
     challenge: "ovpn.auth.challenge",
@@ -89,6 +93,7 @@ const TAILSCALE: Provider = Provider {
     },
     dns_unrouted: "ts.dns.split",
     no_dns: "ts.dns.magic",
+    offline: Some("ts.peer.offline"),
     mtu: "ts.mtu",
     pending: "ts.login.timeout",
     challenge: "tunnel.down",
@@ -107,6 +112,7 @@ const OTHER: Provider = Provider {
     icmp: |_, _| None,
     dns_unrouted: "dns.unrouted",
     no_dns: "dns.no_server",
+    offline: None,
     mtu: "wg.mtu",
     pending: "tunnel.down",
     challenge: "tunnel.down",
@@ -157,6 +163,7 @@ mod tests {
             ] {
                 assert!(catalogue::find(class).is_some(), "{class}");
             }
+            assert!(provider.offline.is_none_or(|class| catalogue::find(class).is_some()));
         }
     }
 

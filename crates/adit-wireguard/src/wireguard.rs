@@ -572,8 +572,8 @@ impl Tunnel for WireGuard {
                 .map(|at| now.saturating_duration_since(at)),
             received: member.received,
             sent: member.sent,
-            addresses: Vec::new(),
             symptom: member.symptom(),
+            ..PeerStatus::default()
         };
         self.members.values().map(status).collect()
     }

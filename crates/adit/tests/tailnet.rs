@@ -56,10 +56,11 @@ fn a_signal_while_it_connects_and_while_the_program_runs_removes_the_node() {
     lab.profile(&Key { ephemeral: true, reusable: true, ..Key::default() }, "");
     // No node has this name, so verification waits.
     let flags = ["exec", "--target", "tcp://nobody.tail.example:1", "--timeout", "60s", "--", "true"];
-    let mut child = lab.command(&flags).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = lab.command(&flags).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(lab.tailnet.wait(PATIENCE, |tailnet| tailnet.nodes().iter().any(|node| node.name == "agent")));
     terminate(&child);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", text(&ended.stderr));
     assert_eq!(lab.tailnet.deleted(), ["agent"]);
     let script = "trap 'exit 9' TERM; touch ready; while :; do sleep 0.1; done";
     let mut child = lab.command(&["exec", "--", "bash", "-c", script]).stderr(Stdio::null()).spawn().unwrap();
@@ -153,4 +154,42 @@ fn the_demo_has_a_tailnet_of_its_own_and_leaves_nothing_behind() {
     assert!(err.contains("✓ handshake") && err.contains("postgres"), "the stages are shown: {err}");
     assert_eq!(lab.tailnet.registrations(), 1, "only the laboratory's own node");
     assert_eq!(std::fs::read_dir(&lab.directory).unwrap().count(), 0, "no file");
+}
+
+#[test]
+fn the_status_names_the_node_and_the_way_to_each_peer() {
+    let lab = Lab::new("status", Rules::Headscale);
+    lab.profile(&Key { ephemeral: true, tags: vec!["tag:agent".to_owned()], ..Key::default() }, "");
+    let up = lab.run(&["up", "--detach", "--target", "tcp://staging-db.tail.example:5432,postgres"]);
+    assert_eq!(up.status.code(), Some(0), "{}\n{}", text(&up.stdout), text(&up.stderr));
+    // A path takes a moment to be found, and what is known of it is published once a second.
+    let until = std::time::Instant::now() + PATIENCE;
+    let network = loop {
+        let output = lab.run(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+        if status["network"]["peers"][0]["rtt"].is_object() {
+            break status["network"].clone();
+        }
+        assert!(std::time::Instant::now() < until, "{status:#}");
+    };
+    assert_eq!(network["own"]["name"], "agent.tail.example", "{network:#}");
+    assert_eq!(network["own"]["tags"][0], "tag:agent", "{network:#}");
+    let peer = &network["peers"][0];
+    assert_eq!((&peer["name"], &peer["online"]), (&"staging-db.tail.example".into(), &true.into()));
+    assert!(peer["addresses"][0].as_str().is_some_and(|at| at.starts_with("100.64.")), "{peer:#}");
+    assert!(peer["endpoint"].is_string(), "{peer:#}");
+    let status = text(&lab.run(&["status"]).stdout);
+    assert!(status.contains("name       agent.tail.example  tag:agent\n"), "{status}");
+    assert!(status.contains("peer       staging-db.tail.example  100.64."), "{status}");
+}
+
+#[test]
+fn a_node_that_has_gone_is_called_offline_and_not_silent() {
+    let lab = Lab::new("offline", Rules::Headscale);
+    lab.profile(&Key { ephemeral: true, ..Key::default() }, "");
+    lab.peer.shutdown();
+    let gone = |tailnet: &adit_sim::tailnet::Tailnet| tailnet.nodes().iter().all(|node| !node.online);
+    assert!(lab.tailnet.wait(PATIENCE, gone));
+    let (class, code, report) = verified(&lab, &["--target", "tcp://staging-db.tail.example:7"]);
+    assert_eq!((class.as_str(), code), ("ts.peer.offline", 31), "{report:#}");
 }

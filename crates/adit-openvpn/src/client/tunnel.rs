@@ -556,8 +556,7 @@ impl Tunnel for OpenVpn {
             handshake_age: up.session.last_negotiation().map(|at| now.saturating_duration_since(at)),
             received: up.received,
             sent: up.sent,
-            addresses: Vec::new(),
-            symptom: None,
+            ..PeerStatus::default()
         }]
     }
 }

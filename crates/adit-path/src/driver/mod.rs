@@ -412,8 +412,8 @@ impl<T: Tunnel> Driver<T> {
     }
 
     fn publish(&mut self, now: Instant, done: Option<SyncSender<()>>) {
-        let (peers, warnings) = (self.tunnel.peers(now), self.tunnel.warnings());
-        self.publisher.warned(warnings);
+        let peers = self.tunnel.peers(now);
+        self.publisher.told(self.tunnel.warnings(), self.tunnel.own_name());
         self.publisher.publish(now, peers, &self.links.traffic, self.end.counts(), done);
     }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit_tunnel::{Dropped, Fault, HostPacket, HostPort, NetConfig, PeerStatus, Prompt};
+use adit_tunnel::{Dropped, Fault, HostPacket, HostPort, NetConfig, OwnName, PeerStatus, Prompt};
 use tokio::sync::watch;
 
 use super::links::Traffic;
@@ -34,6 +34,7 @@ pub(crate) struct Publisher {
     fault: Option<Fault>,
     prompt: Option<Prompt>,
     warnings: Vec<Fault>,
+    own: Option<OwnName>,
     config: Option<NetConfig>,
     resolved: Vec<(HostPort, Vec<SocketAddr>)>,
     ups: u64,
@@ -55,6 +56,7 @@ impl Publisher {
             fault: None,
             prompt: None,
             warnings: Vec::new(),
+            own: None,
             config: None,
             resolved: Vec::new(),
             ups: 0,
@@ -105,8 +107,9 @@ impl Publisher {
     }
 
     /// What goes with the next state that is published.
-    pub(crate) fn warned(&mut self, warnings: Vec<Fault>) {
+    pub(crate) fn told(&mut self, warnings: Vec<Fault>, own: Option<OwnName>) {
         self.warnings = warnings;
+        self.own = own;
     }
 
     pub(crate) fn up(&mut self, now: Instant) {
@@ -164,6 +167,7 @@ impl Publisher {
             prompt: self.prompt.clone(),
             warnings: self.warnings.clone(),
             config: self.config.clone(),
+            own: self.own.clone(),
             peers,
             resolved: self.resolved.clone(),
             ups: self.ups,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use adit_tunnel::{
     Deadline, Dropped, Event, HostPacket, LinkId, LinkSpec, MAX_PACKET, NetConfig, NetInput, NetQueue,
-    Outbox, PeerStatus, PrefixTable, Tunnel, Unreachable,
+    Outbox, OwnName, PeerStatus, PrefixTable, Tunnel, Unreachable,
 };
 use adit_wireguard::{Limiter, OVERHEAD, PrivateKey, PublicKey};
 
@@ -186,6 +186,40 @@ impl Tailscale {
         heard.or_else(home).or_else(|| self.relays.home())
     }
 
+    /// What is known of a peer, for `status`.
+    fn status(&self, member: &Member, now: Instant) -> PeerStatus {
+        let peer = self.state.peers.get(&member.id);
+        let endpoint = member.fixed.or_else(|| member.paths.trusted(now));
+        let in_use = member.session.is_some() || member.paths.is_active();
+        let relay = self.relay_of(member).filter(|_| in_use && endpoint.is_none());
+        PeerStatus {
+            name: if member.name.is_empty() { member.key.to_string() } else { member.name.clone() },
+            endpoint,
+            prefixes: member.prefixes.clone(),
+            handshake_age: member
+                .session
+                .as_ref()
+                .filter(|session| session.is_ready())
+                .and_then(adit_wireguard::Peer::established)
+                .map(|at| now.saturating_duration_since(at)),
+            received: member.received,
+            sent: member.sent,
+            symptom: None,
+            addresses: peer
+                .map(|peer| peer.addresses.iter().map(adit_tunnel::Prefix::address).collect())
+                .unwrap_or_default(),
+            online: peer.and_then(|peer| peer.online),
+            rtt: member.paths.rtt(now).filter(|_| endpoint.is_some() || relay.is_some()),
+            relay: relay.map(|id| self.region_name(id)),
+        }
+    }
+
+    /// The short name of a region, its number where it has none.
+    fn region_name(&self, id: RegionId) -> String {
+        let code = self.state.regions.get(&id).map(|region| &region.code).filter(|code| !code.is_empty());
+        code.map_or_else(|| id.0.to_string(), Clone::clone)
+    }
+
     fn socket_closed(&mut self, now: Instant, error: Option<std::io::ErrorKind>) {
         if self.socket == Socket::Off {
             return;
@@ -342,26 +376,13 @@ impl Tunnel for Tailscale {
     }
 
     fn peers(&self, now: Instant) -> Vec<PeerStatus> {
-        let status = |member: &Member| PeerStatus {
-            name: if member.name.is_empty() { member.key.to_string() } else { member.name.clone() },
-            endpoint: member.fixed.or_else(|| member.paths.trusted(now)),
-            prefixes: member.prefixes.clone(),
-            handshake_age: member
-                .session
-                .as_ref()
-                .filter(|session| session.is_ready())
-                .and_then(adit_wireguard::Peer::established)
-                .map(|at| now.saturating_duration_since(at)),
-            received: member.received,
-            sent: member.sent,
-            symptom: None,
-            addresses: self
-                .state
-                .peers
-                .get(&member.id)
-                .map(|peer| peer.addresses.iter().map(adit_tunnel::Prefix::address).collect())
-                .unwrap_or_default(),
-        };
-        self.members.values().map(status).collect()
+        // Their indices are random, and people look for a peer in the same place again.
+        let members = self.by_id.values().filter_map(|index| self.members.get(index));
+        members.map(|member| self.status(member, now)).collect()
+    }
+
+    fn own_name(&self) -> Option<OwnName> {
+        let node = self.state.node.as_ref()?;
+        Some(OwnName { name: node.name.clone(), tags: node.tags.clone() })
     }
 }

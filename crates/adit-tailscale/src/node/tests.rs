@@ -8,6 +8,7 @@ use adit_tunnel::view::{IpView, protocol};
 use adit_tunnel::{Dropped, Event, HostPacket, LinkId, NetInput, Outbox, Tunnel};
 
 use super::Tailscale;
+use crate::disco::{self, Message, Packet};
 use crate::netmap::{
     DerpAddress, DerpMapUpdate, DerpNode, DerpRegion, NodeId, Peer, RegionId, SelfNode, Update,
 };
@@ -226,4 +227,69 @@ fn five_thousand_peers_are_applied_and_a_change_of_one_touches_one() {
         (4999, 4999, 4999)
     );
     assert_eq!(bench.node.table.lookup("100.64.19.137".parse().unwrap()), None);
+}
+
+#[test]
+fn the_status_names_us_and_says_of_each_peer_where_it_is_and_how_far() {
+    let mut bench = Bench::new();
+    let address: std::net::SocketAddr = "192.0.2.7:41641".parse().unwrap();
+    let open = NetInput::Opened { link: LinkId(0), local: "0.0.0.0:40000".parse().unwrap() };
+    bench.node.handle_net(bench.now, open, &mut bench.out).unwrap();
+    assert_eq!(bench.node.own_name(), None, "nobody has said it yet");
+    // The keys of a peer whose pong the test can make.
+    let theirs = SecretKey::from_bytes([7; 32]);
+    let their_disco = DiscoKey(theirs.public_bytes());
+    let mut update = map(3);
+    update.node.as_mut().unwrap().tags = vec!["tag:agent".into()];
+    update.peers.full[0].disco = their_disco;
+    update.peers.full[0].endpoints = vec![address];
+    update.peers.full[0].home_derp = RegionId(2);
+    update.peers.full[0].online = Some(true);
+    update.peers.full[1].online = Some(false);
+    update.derp = Some(DerpMapUpdate {
+        regions: Some([(RegionId(2), DerpRegion { code: "fra".into(), ..DerpRegion::default() })].into()),
+        scores: None,
+    });
+    bench.tell(Command::Netmap(Box::new(update)));
+    let own = bench.node.own_name().unwrap();
+    assert_eq!((own.name.as_str(), own.tags), ("me.tail.example", vec!["tag:agent".to_owned()]));
+    let status = |bench: &Bench| bench.node.peers(bench.now);
+    let idle = status(&bench);
+    let facts: Vec<_> = idle.iter().map(|peer| (peer.name.as_str(), peer.online)).collect();
+    assert_eq!(
+        facts,
+        [("n2.tail.example", Some(true)), ("n3.tail.example", Some(false)), ("n4.tail.example", None)]
+    );
+    assert_eq!(idle[0].addresses, [IpAddr::from([100, 64, 0, 2])]);
+    assert!(idle.iter().all(|peer| (&peer.relay, peer.endpoint, peer.rtt) == (&None, None, None)));
+
+    bench.out.net.drain(|_| ());
+    let packet = udp("100.64.0.2", 9, b"x");
+    bench.node.handle_packet(bench.now, HostPacket::new(&packet), &mut bench.out).unwrap();
+    let relayed = status(&bench).remove(0);
+    assert_eq!((relayed.relay.as_deref(), relayed.endpoint, relayed.rtt), (Some("fra"), None, None));
+
+    let ours = Keys { node: SecretKey::from_bytes([1; 32]), disco: SecretKey::from_bytes([2; 32]) };
+    let shared = crate::Shared::new(&theirs, ours.disco_key().as_bytes());
+    let mut transaction = None;
+    bench.out.net.drain(|batch| {
+        let mut data = batch.data.to_vec();
+        if let Some(Message::Ping { transaction: asked, .. }) =
+            disco::sender(&data).and_then(|_| disco::open(&shared, &mut data).ok())
+        {
+            transaction = Some(asked);
+        }
+    });
+    let transaction = transaction.expect("the endpoint of the netmap is pinged");
+    let pong =
+        Packet::pong(&shared, their_disco, [9; 24], &transaction, "198.51.100.1:40000".parse().unwrap());
+    bench.now += Duration::from_millis(12);
+    let mut data = pong.bytes().to_vec();
+    let input = NetInput::Datagram { link: LinkId(0), from: address, data: &mut data };
+    bench.node.handle_net(bench.now, input, &mut bench.out).unwrap();
+    let direct = status(&bench).remove(0);
+    assert_eq!(
+        (direct.relay, direct.endpoint, direct.rtt),
+        (None, Some(address), Some(Duration::from_millis(12)))
+    );
 }

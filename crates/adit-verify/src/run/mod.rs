@@ -388,8 +388,11 @@ fn endpoint(status: &Status) -> Option<String> {
 
 fn node(status: &Status, identity: Option<&str>) -> Option<Node> {
     let config = status.config.as_ref()?;
+    let own = status.own.clone().unwrap_or_default();
+    let named = Some(own.name).filter(|name| !name.is_empty());
     Some(Node {
-        name: identity.map(str::to_owned),
+        name: identity.map(str::to_owned).or(named),
+        tags: own.tags,
         addresses: config.addresses.iter().map(adit_tunnel::Prefix::address).collect(),
         ..Node::default()
     })

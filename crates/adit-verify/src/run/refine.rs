@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::quality::{SURE, Sizes};
 use super::{Run, gateway_candidates};
+use crate::catalogue::Words;
 use crate::infer::{Facts, MTU, infer};
 use crate::{Failure, Probe, Stage, StageStatus, join};
 
@@ -48,6 +49,7 @@ impl Run<'_> {
             let silent = |class: &str| class.ends_with(".silent") && class != "wg.silent";
             log.failures.iter().filter(|(_, failure)| silent(&failure.class)).cloned().collect()
         };
+        self.blame_offline(&open).await;
         // Of OpenVPN, only the size of packets is a matter of silence.
         let worthwhile = match self.plan.provider.as_deref() {
             Some("wireguard") => !open.is_empty(),
@@ -71,6 +73,22 @@ impl Run<'_> {
         }
     }
 
+    /// A host that is silent because its node is offline, as far as the coordination server says, has a class for it.
+    async fn blame_offline(&self, open: &[(usize, Failure)]) {
+        let Some(class) = self.own().offline else { return };
+        for (index, old) in open.iter().filter(|(_, failure)| failure.class == "target.silent") {
+            let hosts = self.silent_hosts(*index, old, &[]).await;
+            let peers = self.status().peers;
+            let offline = peers.iter().find(|peer| {
+                peer.online == Some(false) && peer.addresses.iter().any(|address| hosts.contains(address))
+            });
+            let Some(peer) = offline else { continue };
+            let seen = format!("the coordination server has no connection with {}", peer.name);
+            let words = self.context().words.with("peer", &peer.name);
+            self.exchange(*index, old, class, &words, &[seen]);
+        }
+    }
+
     fn replace(&self, index: usize, old: &Failure, class: &str, found: &Found, about: &[String]) {
         let mut words = match self.plan.targets.get(index) {
             Some(target) => self.context().words.with("target", target),
@@ -79,10 +97,15 @@ impl Run<'_> {
         if let Some(lost) = found.sizes.lost {
             words = words.with("size", lost).with("mtu", found.sizes.passes);
         }
-        let mut new = Failure::of(class, &words);
+        self.exchange(index, old, class, &words, &[found.seen.as_slice(), about].concat());
+    }
+
+    /// Puts a more precise class in the place of a failure's.
+    fn exchange(&self, index: usize, old: &Failure, class: &str, words: &Words, seen: &[String]) {
+        let mut new = Failure::of(class, words);
         new.stage = old.stage;
         new.target.clone_from(&old.target);
-        new.evidence = [old.evidence.as_slice(), found.seen.as_slice(), about].concat();
+        new.evidence = [old.evidence.as_slice(), seen].concat();
         let mut log = self.log();
         for (at, failure) in &mut log.failures {
             if *at == index && failure == old {

@@ -16,7 +16,7 @@ use adit_path::{
     UdpFlow,
 };
 use adit_sim::{Host, ScriptedNetwork, Service, services};
-use adit_tunnel::{Fault, PeerStatus};
+use adit_tunnel::{Fault, OwnName, PeerStatus};
 use adit_verify::{
     Event, Exit, JSON_SCHEMA, NetworkDialer, Plan, Report, Requirement, Stage, StageStatus, Target, Trust,
     Verified, format, verify,
@@ -130,6 +130,32 @@ async fn a_silent_host_is_silent_when_another_one_answers() {
     assert!(failure.evidence[0].contains("no answer to SYN"), "{failure:?}");
     let waits = |event: &&Event| matches!(event, Event::Waiting { id: Stage::Target, elapsed_ms: 5000, .. });
     assert_eq!(events.iter().filter(waits).count(), 1, "a heartbeat every five seconds: {events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_that_the_coordination_server_has_lost_is_offline() {
+    let network = network(Host::silent());
+    let tailnet = Plan { provider: Some("tailscale".to_owned()), ..plan(&["tcp://db.internal:5432"]) };
+    let peers = |online: Option<bool>, address: [u8; 4]| {
+        network.set_status(move |status| {
+            status.own = Some(OwnName { name: "me.tail".to_owned(), tags: vec!["tag:ci".to_owned()] });
+            let (name, addresses) = ("db.tail".to_owned(), vec![address.into()]);
+            status.peers = vec![PeerStatus { name, addresses, online, ..PeerStatus::default() }];
+        });
+    };
+    peers(Some(false), DB);
+    let report = run(&network, &tailnet).await;
+    assert_eq!(failed(&report), ("ts.peer.offline", Exit::Target, Stage::Target));
+    let failure = report.failure.as_ref().unwrap();
+    assert!(failure.summary.contains("db.tail is offline"), "{failure:?}");
+    assert!(failure.evidence[0].contains("no answer to SYN"), "{failure:?}");
+    assert_eq!(report.stages.last().unwrap().class.as_deref(), Some("ts.peer.offline"));
+    let this = report.this.unwrap();
+    assert_eq!((this.name.as_deref(), this.tags), (Some("me.tail"), vec!["tag:ci".to_owned()]));
+    for (online, address) in [(Some(true), DB), (None, DB), (Some(false), [10, 77, 0, 9])] {
+        peers(online, address);
+        assert_eq!(failed(&run(&network, &tailnet).await).0, "target.silent", "{online:?} {address:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -153,6 +153,9 @@ fn text(info: &Info, status: &Status) -> String {
     if let Some(device) = &info.device {
         row("device", device.clone());
     }
+    if let Some(own) = &status.own {
+        row("name", [std::slice::from_ref(&own.name), own.tags.as_slice()].concat().join("  "));
+    }
     if let Some(config) = &status.config {
         row("address", list(&config.addresses));
         row("routes", list(&config.routes));
@@ -197,13 +200,28 @@ fn verified(info: &Info) -> String {
 }
 
 fn describe(peer: &PeerStatus) -> String {
-    let endpoint = peer.endpoint.map_or_else(|| "no endpoint".to_owned(), |endpoint| endpoint.to_string());
+    let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
+    let online = match peer.online {
+        Some(true) => Some("online".to_owned()),
+        Some(false) => Some("offline".to_owned()),
+        None => None,
+    };
+    let path = match (peer.endpoint, &peer.relay) {
+        // Only where there is a coordination server there is another way than the direct one.
+        (Some(endpoint), _) if peer.online.is_some() => format!("direct {endpoint}"),
+        (Some(endpoint), _) => endpoint.to_string(),
+        (None, Some(relay)) => format!("relay {relay}"),
+        (None, None) => "no endpoint".to_owned(),
+    };
+    let rtt = peer.rtt.map(|rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1e3));
     let handshake = match peer.handshake_age {
         Some(age) => format!("handshake {} ago", span(age)),
         None => "no handshake yet".to_owned(),
     };
     let (received, sent) = (bytes(peer.received), bytes(peer.sent));
-    format!("{}  {endpoint}  {handshake}  received {received}, sent {sent}", peer.name)
+    let known = [(!addresses.is_empty()).then(|| addresses.join(", ")), online, Some(path), rtt];
+    let known: String = known.into_iter().flatten().map(|fact| format!("  {fact}")).collect();
+    format!("{}{known}  {handshake}  received {received}, sent {sent}", peer.name)
 }
 
 fn list(prefixes: &[Prefix]) -> String {
@@ -235,7 +253,7 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use adit_tunnel::{DnsConfig, Fault, NetConfig};
+    use adit_tunnel::{DnsConfig, Fault, NetConfig, OwnName};
 
     use super::*;
     use crate::control::Verification;
@@ -333,6 +351,37 @@ flows      0 TCP, 0 UDP
         let text = text(&info, &status);
         assert!(text.contains("warning    the server pushed `x`: refused  [ovpn.push.refused]\n"), "{text}");
         assert_eq!(json(&info, &status)["network"]["warnings"][0]["class"], "ovpn.push.refused");
+    }
+
+    #[test]
+    fn a_node_of_a_tailnet_has_a_name_and_its_peers_a_way() {
+        let (info, mut status) = sample();
+        status.own = Some(OwnName { name: "me.tail.example".to_owned(), tags: vec!["tag:agent".to_owned()] });
+        let direct = PeerStatus {
+            name: "db.tail.example".to_owned(),
+            addresses: vec!["100.64.0.2".parse().unwrap()],
+            online: Some(true),
+            rtt: Some(Duration::from_millis(12)),
+            ..status.peers.remove(0)
+        };
+        let relayed = PeerStatus {
+            name: "web.tail.example".to_owned(),
+            online: Some(false),
+            relay: Some("fra".to_owned()),
+            ..PeerStatus::default()
+        };
+        status.peers = vec![direct, relayed];
+        let text = text(&info, &status);
+        for line in [
+            "name       me.tail.example  tag:agent\n",
+            "peer       db.tail.example  100.64.0.2  online  direct 203.0.113.1:51820  12.0 ms  handshake",
+            "peer       web.tail.example  offline  relay fra  no handshake yet",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        let value = json(&info, &status);
+        assert_eq!(value["network"]["own"]["tags"][0], "tag:agent");
+        assert_eq!(value["network"]["peers"][1]["relay"], "fra");
     }
 
     #[test]
