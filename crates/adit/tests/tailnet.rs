@@ -54,8 +54,8 @@ fn without_any_file_a_key_and_a_server_are_enough() {
 fn a_signal_while_it_connects_and_while_the_program_runs_removes_the_node() {
     let lab = Lab::new("signal", Rules::Headscale);
     lab.profile(&Key { ephemeral: true, reusable: true, ..Key::default() }, "");
-    // No node has this name, so verification waits.
-    let flags = ["exec", "--target", "tcp://nobody.tail.example:1", "--timeout", "60s", "--", "true"];
+    // A mail server would speak first, so verification waits for this one.
+    let flags = ["exec", "--target", "tcp://staging-db:7,smtp", "--timeout", "60s", "--", "true"];
     let child = lab.command(&flags).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(lab.tailnet.wait(PATIENCE, |tailnet| tailnet.nodes().iter().any(|node| node.name == "agent")));
     terminate(&child);
