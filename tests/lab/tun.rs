@@ -1,7 +1,7 @@
 //! `adit up --mode tun`: a device with addresses, routes and DNS, for programs that know nothing of adit.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -128,6 +128,14 @@ fn every_program_reaches_the_network_and_everything_is_put_back() {
     assert_eq!(left, ["lock"], "only the lock's file is left");
 }
 
+/// Whether every thread of a process has ended, and so all its files are closed; nobody may have reaped it yet.
+fn has_ended(pid: Pid) -> bool {
+    let process = Path::new("/proc").join(pid.as_raw_pid().to_string());
+    let Ok(stat) = fs::read_to_string(process.join("stat")) else { return true };
+    let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    is_zombie && fs::read_dir(process.join("task")).map_or(0, Iterator::count) <= 1
+}
+
 #[test]
 fn what_a_killed_run_left_is_guarded_and_put_back_at_the_next_start() {
     let Some(lab) = Lab::build("tun_killed", &[Part::Names]) else { return };
@@ -139,8 +147,9 @@ fn what_a_killed_run_left_is_guarded_and_put_back_at_the_next_start() {
         run(&mut adit(&lab, &["up", "--detach", "--mode", "tun", "--config", &conf]), LIMIT).expect(0);
         let pid = status(&lab)["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
-        let gone = || !routes(&lab).contains("dev adit0");
-        crate::support::wait_until("the device is gone", LIMIT, gone);
+        // The device goes before the locks do.
+        let gone = || !routes(&lab).contains("dev adit0") && has_ended(pid);
+        crate::support::wait_until("the device and the process are gone", LIMIT, gone);
         // Its routes went with the device; the guards keep private packets from taking another way.
         assert!(routes(&lab).contains("unreachable 10.77.0.0/16"), "{}", routes(&lab));
         assert!(resolv(&lab).contains("10.77.0.53"), "{}", resolv(&lab));
