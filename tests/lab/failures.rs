@@ -4,9 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
-use crate::support::{Conf, Lab, Outcome, Part, run, services};
+use crate::support::{Conf, Lab, Part, run, services};
 
 const LIMIT: Duration = Duration::from_secs(90);
 const FILES: &str = "tcp://files.corp.internal:80";
@@ -35,33 +34,15 @@ fn verification(lab: &Lab, conf: &Conf, target: &str) -> Command {
     lab.adit(&["verify", "--json", "--timeout", "25s", "--config", &conf, "--target", target])
 }
 
-/// The report that a command prints with `--json`.
-#[track_caller]
-fn report_of(command: &mut Command) -> (Value, Outcome) {
-    let outcome = run(command, LIMIT);
-    let report = serde_json::from_slice(&outcome.stdout)
-        .unwrap_or_else(|error| panic!("--json prints one object on stdout: {error}\n{outcome}"));
-    (report, outcome)
-}
-
 /// Asserts class and exit code in the report and of the process, and that evidence and the right advice are there.
 /// Returns the evidence.
 #[track_caller]
 fn failed(command: &mut Command, expected: &Expected) -> String {
-    let (report, outcome) = report_of(command);
-    assert_eq!(report["schema"], "adit.verify/1", "{outcome}");
-    assert_eq!(report["ok"], false, "{outcome}");
-    assert_eq!(report["failure"]["class"], expected.class, "{outcome}");
-    assert_eq!(report["exit_code"], expected.exit, "{outcome}");
-    let outcome = outcome.expect(expected.exit);
-    let lines = |field: &str| -> Vec<String> {
-        let lines = report["failure"][field].as_array().map(Vec::as_slice).unwrap_or_default();
-        lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect()
-    };
-    assert!(lines("fix").iter().take(2).any(|line| line.contains(expected.fix)), "{outcome}");
-    let evidence = lines("evidence").join("\n");
-    assert!(!evidence.is_empty(), "there is no evidence\n{outcome}");
-    evidence
+    let outcome = run(command, LIMIT);
+    let told = outcome.failure(expected.class, expected.exit);
+    assert!(told.fix.iter().take(2).any(|line| line.contains(expected.fix)), "{outcome}");
+    assert!(!told.evidence.is_empty(), "there is no evidence\n{outcome}");
+    told.evidence
 }
 
 /// [`failed`] for one target and a configuration.
@@ -72,8 +53,8 @@ fn fails(lab: &Lab, conf: &Conf, target: &str, expected: &Expected) -> String {
 
 #[track_caller]
 fn succeeds(lab: &Lab, conf: &Conf, target: &str) {
-    let (report, outcome) = report_of(&mut verification(lab, conf, target));
-    assert_eq!(report["ok"], true, "{outcome}");
+    let outcome = run(&mut verification(lab, conf, target), LIMIT);
+    assert_eq!(outcome.report()["ok"], true, "{outcome}");
     outcome.expect(0);
 }
 

@@ -1,7 +1,6 @@
 //! What a user is told when something is wrong: class, exit code, evidence, advice; each made by the real server.
 
 use rcgen::date_time_ymd;
-use serde_json::Value;
 
 use super::LIMIT;
 use crate::support::{Authority, Lab, Part, Server, Wrap, client_params, pki, run, server_params};
@@ -15,17 +14,8 @@ pub(super) fn fails(lab: &Lab, server: &Server, class: &str, exit: i32) -> Strin
     let mut command = lab.adit(&["verify", "--json", "--timeout", "30s", "--config", &profile]);
     command.args(["--target", "http://files.corp.internal/healthz"]);
     let outcome = run(&mut command, LIMIT);
-    let report: Value = serde_json::from_slice(&outcome.stdout)
-        .unwrap_or_else(|error| panic!("--json prints one object on stdout: {error}\n{outcome}"));
-    assert_eq!(report["failure"]["class"], class, "{outcome}");
-    let outcome = outcome.expect(exit);
-    let lines = |field: &str| -> Vec<String> {
-        let lines = report["failure"][field].as_array().map(Vec::as_slice).unwrap_or_default();
-        lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect()
-    };
-    assert!(!lines("fix").is_empty(), "no advice: {outcome}");
-    let summary = report["failure"]["summary"].as_str().unwrap_or_default();
-    format!("{summary}\n{}", lines("evidence").join("\n"))
+    let told = outcome.failure(class, exit);
+    format!("{}\n{}", told.summary, told.evidence)
 }
 
 #[test]

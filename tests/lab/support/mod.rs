@@ -9,6 +9,7 @@ mod laboratory;
 mod namespace;
 mod openvpn;
 mod process;
+mod report;
 mod sandbox;
 pub(crate) mod services;
 mod tailnet;

@@ -1,7 +1,5 @@
 //! What a user is told when a tailnet does not let adit in, or does not answer; each made by the real control server.
 
-use serde_json::Value;
-
 use super::{LIMIT, exec, profile};
 use crate::support::{DOMAIN, Machine, Tailnet, run};
 
@@ -11,17 +9,8 @@ fn fails(tailnet: &Tailnet, config: &str, target: &str, timeout: &str, class: &s
     let mut command = tailnet.lab.adit(&["verify", "--json", "--timeout", timeout, "--config", config]);
     command.args(["--target", target]);
     let outcome = run(&mut command, LIMIT);
-    let report: Value = serde_json::from_slice(&outcome.stdout)
-        .unwrap_or_else(|error| panic!("--json prints one object on stdout: {error}\n{outcome}"));
-    assert_eq!(report["failure"]["class"], class, "{outcome}");
-    let outcome = outcome.expect(exit);
-    let lines = |field: &str| -> Vec<String> {
-        let lines = report["failure"][field].as_array().map(Vec::as_slice).unwrap_or_default();
-        lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect()
-    };
-    assert!(!lines("fix").is_empty(), "no advice: {outcome}");
-    let summary = report["failure"]["summary"].as_str().unwrap_or_default();
-    format!("{summary}\n{}", lines("evidence").join("\n"))
+    let told = outcome.failure(class, exit);
+    format!("{}\n{}", told.summary, told.evidence)
 }
 
 const PAGE: &str = "http://staging-db/healthz";
