@@ -1,7 +1,7 @@
 //! The congestion controls, of which a sender has one.
 
 use super::bbr::{Bbr, SavedBbr};
-use super::cubic::{Cubic, SavedCubic};
+use super::cubic::{Cubic, Curve};
 use crate::CongestionControl;
 
 /// A congestion control.
@@ -14,7 +14,7 @@ pub(super) enum Controller {
 /// What is restored when losses turn out to be none.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SavedControl {
-    Cubic(SavedCubic),
+    Cubic(Curve),
     Bbr(SavedBbr),
 }
 

@@ -16,6 +16,15 @@ const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 /// The state of CUBIC beside the window.
 #[derive(Clone, Debug)]
 pub(super) struct Cubic {
+    curve: Curve,
+    /// Growth of less than a byte.
+    fraction: f64,
+    pub(super) hystart: HyStart,
+}
+
+/// What a reduction changes, and what is restored when it is taken back. Windows in packets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Curve {
     /// The window before the last reduction; 0 before the first.
     largest: f64,
     /// Seconds from the start of the epoch until the window reaches `origin`.
@@ -26,20 +35,6 @@ pub(super) struct Cubic {
     /// The window that Reno would have.
     reno: f64,
     /// The window before the last reduction, without fast convergence.
-    before: f64,
-    /// Growth of less than a byte.
-    fraction: f64,
-    pub(super) hystart: HyStart,
-}
-
-/// What is restored when a reduction is taken back.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SavedCubic {
-    largest: f64,
-    inflection: f64,
-    origin: f64,
-    epoch: Time,
-    reno: f64,
     before: f64,
 }
 
@@ -59,18 +54,26 @@ pub(super) struct Growing {
     pub(super) mss: u64,
 }
 
+impl Curve {
+    /// Growth begins at a window of `size` packets.
+    fn begin(&mut self, now: Time, size: f64) {
+        self.epoch = now;
+        self.reno = size;
+        self.origin = self.largest.max(size);
+        self.inflection = ((self.origin - size) / C).cbrt();
+    }
+
+    /// The window so many seconds after the beginning (section 4.2).
+    fn at(&self, seconds: f64) -> f64 {
+        C * (seconds - self.inflection).powi(3) + self.origin
+    }
+}
+
 impl Cubic {
     pub(super) fn new() -> Self {
-        Self {
-            largest: 0.0,
-            inflection: 0.0,
-            origin: 0.0,
-            epoch: Time::NEVER,
-            reno: 0.0,
-            before: 0.0,
-            fraction: 0.0,
-            hystart: HyStart::new(),
-        }
+        let curve =
+            Curve { largest: 0.0, inflection: 0.0, origin: 0.0, epoch: Time::NEVER, reno: 0.0, before: 0.0 };
+        Self { curve, fraction: 0.0, hystart: HyStart::new() }
     }
 
     /// Grows the window for data that arrived.
@@ -95,31 +98,23 @@ impl Cubic {
     fn avoid(&mut self, window: &mut Window, ack: &Growing) {
         let mss = ack.mss as f64;
         let size = window.size as f64 / mss;
-        if !self.epoch.is_set() {
-            self.epoch = ack.now;
-            self.reno = size;
-            if size < self.largest {
-                self.inflection = ((self.largest - size) / C).cbrt();
-                self.origin = self.largest;
-            } else {
-                self.inflection = 0.0;
-                self.origin = size;
-            }
+        let curve = &mut self.curve;
+        if !curve.epoch.is_set() {
+            curve.begin(ack.now, size);
         }
-        let elapsed = seconds(ack.now.since(self.epoch));
+        let elapsed = seconds(ack.now.since(curve.epoch));
         let acked = ack.delivered as f64 / mss;
-        let alpha = if self.reno >= self.before { 1.0 } else { ALPHA };
-        self.reno += alpha * acked / size;
-        let curve = |time: f64| C * (time - self.inflection).powi(3) + self.origin;
-        let growth = if curve(elapsed) < self.reno {
-            self.reno - size
+        let alpha = if curve.reno >= curve.before { 1.0 } else { ALPHA };
+        curve.reno += alpha * acked / size;
+        let growth = if curve.at(elapsed) < curve.reno {
+            curve.reno - size
         } else {
             // Growth depends on time, never on what an ACK takes away: the target is at least the window.
-            let target = curve(elapsed + seconds(ack.smoothed)).clamp(size, 1.5 * size);
+            let target = curve.at(elapsed + seconds(ack.smoothed)).clamp(size, 1.5 * size);
             acked * (target - size) / size
         };
         // Before any loss slow start may have ended too early: at least 5 % in a round trip, as Linux does.
-        let growth = if self.largest == 0.0 { growth.max(0.05 * acked) } else { growth };
+        let growth = if curve.largest == 0.0 { growth.max(0.05 * acked) } else { growth };
         let bytes = growth.clamp(0.0, acked) * mss + self.fraction;
         let whole = bytes.floor();
         self.fraction = bytes - whole;
@@ -129,9 +124,10 @@ impl Cubic {
     /// Something was lost: the new threshold (sections 4.6 and 4.7).
     pub(super) fn reduce(&mut self, window: &Window, mss: u64) -> u64 {
         let size = window.size as f64 / mss as f64;
-        self.before = size;
-        self.largest = if size < self.largest { size * (1.0 + BETA) / 2.0 } else { size };
-        self.epoch = Time::NEVER;
+        let largest = self.curve.largest;
+        self.curve.before = size;
+        self.curve.largest = if size < largest { size * (1.0 + BETA) / 2.0 } else { size };
+        self.curve.epoch = Time::NEVER;
         self.fraction = 0.0;
         self.hystart.stop();
         ((size * BETA).max(2.0) * mss as f64) as u64
@@ -139,21 +135,20 @@ impl Cubic {
 
     /// Time in which the window was not used does not count.
     pub(super) fn pause(&mut self, nanos: u64) {
-        if self.epoch.is_set() {
-            self.epoch = self.epoch.after(nanos);
+        let epoch = &mut self.curve.epoch;
+        if epoch.is_set() {
+            *epoch = epoch.after(nanos);
         }
     }
 
-    pub(super) fn save(&self) -> SavedCubic {
-        let Self { largest, inflection, origin, epoch, reno, before, .. } = *self;
-        SavedCubic { largest, inflection, origin, epoch, reno, before }
+    pub(super) fn save(&self) -> Curve {
+        self.curve
     }
 
     /// Takes back a reduction that was made so many nanoseconds ago.
-    pub(super) fn restore(&mut self, saved: &SavedCubic, ago: u64) {
-        let SavedCubic { largest, inflection, origin, epoch, reno, before } = *saved;
-        let hystart = self.hystart.clone();
-        *self = Self { largest, inflection, origin, epoch, reno, before, fraction: 0.0, hystart };
+    pub(super) fn restore(&mut self, saved: &Curve, ago: u64) {
+        self.curve = *saved;
+        self.fraction = 0.0;
         self.pause(ago);
     }
 }
