@@ -123,7 +123,7 @@ pub struct Node {
 /// The way to the far end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PathReport {
-    /// `direct` or `relay`.
+    /// `direct`, or `relay` while packets to a peer go through one.
     pub kind: String,
     /// Which relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]

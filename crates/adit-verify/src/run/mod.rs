@@ -398,13 +398,12 @@ fn node(status: &Status, identity: Option<&str>) -> Option<Node> {
     })
 }
 
+/// Relayed where packets to a peer go through a relay at present.
 fn path(status: &Status) -> Option<PathReport> {
-    let config = status.config.as_ref()?;
-    (status.ups > 0).then(|| PathReport {
-        kind: "direct".to_owned(),
-        mtu: Some(config.mtu),
-        ..PathReport::default()
-    })
+    let config = status.config.as_ref().filter(|_| status.ups > 0)?;
+    let relay = status.peers.iter().find_map(|peer| peer.relay.clone());
+    let kind = if relay.is_some() { "relay" } else { "direct" };
+    Some(PathReport { kind: kind.to_owned(), relay, mtu: Some(config.mtu), ..PathReport::default() })
 }
 
 /// Inner addresses that may answer for the gateway: [`gateway_candidates`], and the DNS servers.

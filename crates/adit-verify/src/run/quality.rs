@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_path::PingKind;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Missed, Passed, Run, Stopped, gateways, path};
 use crate::plan::Requirement;
@@ -18,6 +18,10 @@ fn overhead(address: IpAddr) -> u16 {
 
 /// The packet that every IPv6 link takes (RFC 8200 §5), and with it the payload that surely passes.
 pub(super) const SURE: u16 = 1280;
+
+/// How often a relayed path is looked at that must become direct, and what is left then to tell what it is.
+const PACE: Duration = Duration::from_millis(250);
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// What the path does to packets of different sizes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,10 +39,25 @@ impl Run<'_> {
         }
         let budget = Stage::Quality.budget();
         let work = async {
+            let until = Instant::now() + budget;
             let measured = timeout(budget, self.measure(first)).await.unwrap_or_default();
+            if self.plan.require.contains(&Requirement::Direct) {
+                // What it found when its time is up is what the path is.
+                let _ = timeout_at(until - MARGIN, self.until_direct(measured.address)).await;
+            }
             self.judge(&measured)
         };
         self.stage(Stage::Quality, None, budget, work).await
+    }
+
+    /// A relayed path may become direct while packets pass.
+    async fn until_direct(&self, echo: Option<IpAddr>) {
+        while path(&self.status()).is_some_and(|path| path.relay.is_some()) {
+            if let Some(address) = echo {
+                self.echoes(address, 16).await;
+            }
+            sleep(PACE).await;
+        }
     }
 
     async fn measure(&self, first: Option<&Target>) -> Measured {

@@ -565,6 +565,34 @@ async fn quality_measures_the_path_and_requirements_can_fail() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relayed_path_is_told_and_may_become_direct_where_that_is_required() {
+    let network = network(Host::new().tcp(5432, Service::Echo));
+    let relayed = |relay: Option<&str>| {
+        let relay = relay.map(str::to_owned);
+        network.set_status(move |status| {
+            status.peers = vec![PeerStatus { relay, ..PeerStatus::default() }];
+        });
+    };
+    relayed(Some("fra"));
+    let measuring = Plan { quality: true, ..plan(&["tcp://10.77.0.5:5432"]) };
+    let path = run(&network, &measuring).await.path.unwrap();
+    assert_eq!((path.kind.as_str(), path.relay.as_deref()), ("relay", Some("fra")));
+
+    let demanding = Plan { require: vec![Requirement::Direct], ..measuring };
+    let report = run(&network, &demanding).await;
+    assert_eq!(failed(&report), ("quality.path", Exit::Quality, Stage::Quality));
+    assert_eq!(report.path.unwrap().kind, "relay");
+
+    let upgrade = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        relayed(None);
+    };
+    let (report, ()) = tokio::join!(run(&network, &demanding), upgrade);
+    assert!(report.ok, "{report:#?}");
+    assert_eq!(report.path.unwrap().kind, "direct");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_packet_size_that_does_not_come_back_is_a_warning_and_explains_a_service_that_hangs() {
     let hole = |service| {
         network(Host::new().tcp(5432, service).largest_packet(1300))
