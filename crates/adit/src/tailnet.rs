@@ -75,6 +75,27 @@ const ADDRESSES: Duration = Duration::from_secs(5);
 pub(crate) type Node = Reporting<Box<dyn FnMut(Report) + Send>>;
 
 impl TailnetConfig {
+    /// A node that takes everything the network offers, stays when the session ends, and lets its peers in.
+    #[must_use]
+    pub fn new(reach: Reach, auth: Auth, hostname: String, roots: Arc<RootCertStore>) -> Self {
+        Self {
+            reach,
+            auth,
+            hostname,
+            tags: Vec::new(),
+            ephemeral: false,
+            shields_up: false,
+            roots,
+            port: None,
+            udp: true,
+            accept_routes: AcceptRoutes::All,
+            accept_dns: true,
+            exit_node: None,
+            plain_derp: false,
+            kept: None,
+        }
+    }
+
     /// The data side, and what the control side starts with.
     ///
     /// # Errors

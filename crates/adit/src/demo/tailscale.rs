@@ -9,7 +9,6 @@ use adit_path::EngineOptions;
 use adit_providers::Secret;
 use adit_providers::tailscale::{Auth, ControlUrl, Proxies, Reach, client_config};
 use adit_sim::tailnet::{Key, Listed, Rules, Tailnet};
-use adit_tailscale::AcceptRoutes;
 use adit_tunnel::HostPort;
 use rustls::RootCertStore;
 use serde_json::json;
@@ -67,20 +66,8 @@ fn node(tailnet: &Tailnet, name: &str) -> Result<TailnetConfig, Failure> {
         .map_err(|error| failure::internal("the URL of the embedded tailnet").seen(error.to_string()))?;
     // Nothing here speaks TLS, so nobody's certificate needs to be believed.
     let roots = Arc::new(RootCertStore::empty());
-    Ok(TailnetConfig {
-        reach: Reach { control, proxies: Proxies::default(), tls: client_config(Arc::clone(&roots)) },
-        auth: Auth::Key(Secret::new(key.into_bytes())),
-        hostname: name.to_owned(),
-        tags: Vec::new(),
-        ephemeral: true,
-        shields_up: false,
-        roots,
-        port: None,
-        udp: true,
-        accept_routes: AcceptRoutes::All,
-        accept_dns: true,
-        exit_node: None,
-        plain_derp: true,
-        kept: None,
-    })
+    let reach = Reach { control, proxies: Proxies::default(), tls: client_config(Arc::clone(&roots)) };
+    let auth = Auth::Key(Secret::new(key.into_bytes()));
+    let config = TailnetConfig::new(reach, auth, name.to_owned(), roots);
+    Ok(TailnetConfig { ephemeral: true, plain_derp: true, ..config })
 }

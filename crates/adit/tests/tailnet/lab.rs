@@ -15,7 +15,6 @@ use adit_providers::Secret;
 use adit_providers::tailscale::{Auth, ControlUrl, Proxies, Reach, client_config, trusted};
 use adit_sim::services::{self, Database};
 use adit_sim::tailnet::{Key, Rules, Tailnet};
-use adit_tailscale::AcceptRoutes;
 
 /// How long anything may take before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,22 +89,10 @@ pub fn node(tailnet: &Tailnet, name: &str) -> Session {
     let key = tailnet.key(Key::default());
     let roots = trusted(None).unwrap();
     let control = ControlUrl::parse(&tailnet.url()).unwrap();
-    let config = TailnetConfig {
-        reach: Reach { control, proxies: Proxies::default(), tls: client_config(Arc::clone(&roots)) },
-        auth: Auth::Key(Secret::new(key.into_bytes())),
-        hostname: name.to_owned(),
-        tags: Vec::new(),
-        ephemeral: false,
-        shields_up: false,
-        roots,
-        port: None,
-        udp: true,
-        accept_routes: AcceptRoutes::All,
-        accept_dns: true,
-        exit_node: None,
-        plain_derp: true,
-        kept: None,
-    };
+    let reach = Reach { control, proxies: Proxies::default(), tls: client_config(Arc::clone(&roots)) };
+    let auth = Auth::Key(Secret::new(key.into_bytes()));
+    let config = TailnetConfig::new(reach, auth, name.to_owned(), roots);
+    let config = TailnetConfig { plain_derp: true, ..config };
     Session::start(TunnelConfig::Tailscale(Box::new(config)), EngineOptions::default()).unwrap()
 }
 
