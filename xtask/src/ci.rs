@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what CI runs, in order.
 
 use crate::shell::{Result, Shell};
-use crate::{test, tidy};
+use crate::{dist, test, tidy};
 
 pub(crate) fn run(shell: &Shell, _arguments: &[String]) -> Result {
     shell.step("fmt");
@@ -41,5 +41,6 @@ pub(crate) fn run(shell: &Shell, _arguments: &[String]) -> Result {
     shell.step("tidy");
     tidy::run(shell, &[])?;
 
-    test::run(shell, &[])
+    test::run(shell, &[])?;
+    dist::run(shell, &[])
 }

@@ -6,13 +6,15 @@ use std::path::Path;
 use crate::shell::{Result, Shell};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Static, and without tables for unwinding: a panic ends the process, and a stripped file has no names for a backtrace.
+const FLAGS: &str = "-C target-feature=+crt-static -C force-unwind-tables=no";
 /// The size that the binary promises to stay below.
 const LIMIT: u64 = 10_000_000;
 
 pub(crate) fn run(shell: &Shell, _arguments: &[String]) -> Result {
     shell.step("build");
     let arguments = ["build", "--profile", "dist", "--package", "adit", "--target", TARGET, "--locked"];
-    shell.run(shell.cargo(arguments).env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    shell.run(shell.cargo(arguments).env("RUSTFLAGS", FLAGS))?;
 
     let built = shell.path(&format!("target/{TARGET}/dist/adit"));
     let bytes = fs::read(&built).map_err(|error| format!("reading {}: {error}", built.display()))?;

@@ -35,7 +35,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "ci",
         arguments: "",
-        about: "exactly what CI runs: fmt, clippy, doc, tidy, test",
+        about: "exactly what CI runs: fmt, clippy, doc, tidy, test, dist",
         run: ci::run,
     },
     Task {
