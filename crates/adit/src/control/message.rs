@@ -14,8 +14,8 @@ use adit_path::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The longest message in bytes, without its length.
-pub const MAX_MESSAGE: usize = 1 << 20;
+/// The longest message in bytes, without its length: the status of a tailnet takes about 250 bytes for each peer.
+pub const MAX_MESSAGE: usize = 1 << 23;
 
 /// Bytes of the length in front of each message: big-endian, the message alone.
 pub const LENGTH: usize = 4;
@@ -280,8 +280,28 @@ mod tests {
     #[test]
     fn an_oversized_length_is_refused_before_its_body_comes() {
         assert_eq!(split(&[0xff; 4]), Err(Malformed::TooLong(0xffff_ffff)));
-        assert_eq!(split(&[0, 0x10, 0, 1]), Err(Malformed::TooLong(MAX_MESSAGE + 1)));
-        assert_eq!(split(&[0, 0x10, 0, 0]), Ok(None));
+        assert_eq!(split(&[0, 0x80, 0, 1]), Err(Malformed::TooLong(MAX_MESSAGE + 1)));
+        assert_eq!(split(&[0, 0x80, 0, 0]), Ok(None));
+    }
+
+    #[test]
+    fn the_status_of_a_tailnet_with_five_thousand_peers_is_a_message() {
+        let peer = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            let v4 = IpAddr::from([100, 64, high, low]);
+            let v6: IpAddr = format!("fd7a:115c:a1e0::{number:x}").parse().unwrap();
+            adit_tunnel::PeerStatus {
+                name: format!("workstation-{number}.engineering.tail01234.ts.net"),
+                prefixes: [v4, v6].map(adit_tunnel::Prefix::host).to_vec(),
+                addresses: vec![v4, v6],
+                online: Some(true),
+                ..Default::default()
+            }
+        };
+        let status = Status { peers: (0..5000).map(peer).collect(), ..Status::default() };
+        let bytes = encode(&status).unwrap();
+        let (body, _) = split(&bytes).unwrap().unwrap();
+        assert_eq!(decode::<Status>(body).unwrap(), status);
     }
 
     #[test]
