@@ -6,8 +6,10 @@ use std::path::Path;
 use crate::shell::{Result, Shell};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Static, and without tables for unwinding: a panic ends the process, and a stripped file has no names for a backtrace.
-const FLAGS: &str = "-C target-feature=+crt-static -C force-unwind-tables=no";
+/// Static; without tables for unwinding: a panic ends the process, and a stripped file has no names for a backtrace.
+/// Equal functions stand once, and a relative relocation takes a bit in place of 24 bytes (`DT_RELR`, System V ABI).
+const FLAGS: &str = "-C target-feature=+crt-static -C force-unwind-tables=no \
+    -C link-arg=-Wl,--icf=all -C link-arg=-Wl,-z,pack-relative-relocs";
 /// The size that the binary promises to stay below.
 const LIMIT: u64 = 10_000_000;
 
