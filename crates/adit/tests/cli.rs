@@ -253,6 +253,24 @@ fn a_key_of_the_environment_is_used_and_a_literal_there_is_refused_unseen() {
 }
 
 #[test]
+fn variables_of_gluetun_are_enough_and_their_key_is_unseen() {
+    let room = Room::new("gluetun");
+    let described = [
+        ("WIREGUARD_PRIVATE_KEY", KEY),
+        ("WIREGUARD_PUBLIC_KEY", PEER),
+        ("WIREGUARD_ADDRESSES", "10.64.222.21/32"),
+        ("WIREGUARD_ENDPOINT_IP", "192.0.2.1"),
+    ];
+    let said = transcript(room.adit(&["config", "check"]).envs(described));
+    assert!(said.starts_with("exit: 0\n") && said.contains("profile wireguard"), "{said}");
+    let said = transcript(room.adit(&["config", "show", "--origin"]).envs(described));
+    assert!(said.contains("env:WIREGUARD_PRIVATE_KEY  # $WIREGUARD_PRIVATE_KEY"), "{said}");
+    room.file("adit.toml", 0o644, "version = 1\n[profile.own]\nconfig = \"own.conf\"\n");
+    let said = transcript(room.adit(&["config", "show"]).envs(described));
+    assert!(said.contains("own.conf") && !said.contains("WIREGUARD"), "a file of adit's own wins: {said}");
+}
+
+#[test]
 fn a_configuration_may_be_a_pipe() {
     let room = Room::new("pipe");
     let text = room.file("lab.conf", 0o600, &with_key());
@@ -321,4 +339,17 @@ fn man_pages_and_completions_come_for_every_command() {
         let said = transcript(&mut room.adit(&["completions", shell]));
         assert!(said.starts_with("exit: 0\n") && said.contains("exec"), "{shell}");
     }
+}
+
+#[test]
+fn whoever_stops_reading_the_result_is_told_nothing() {
+    let room = Room::new("unread");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let run = room.adit(&["explain", "deadline"]).stdout(writer).output().unwrap();
+    assert_eq!((run.status.code(), String::from_utf8_lossy(&run.stderr).as_ref()), (Some(141), ""));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = room.adit(&["explain", "deadline"]).stdout(full).output().unwrap();
+    assert_eq!(run.status.code(), Some(10));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("[env.stdout]"));
 }

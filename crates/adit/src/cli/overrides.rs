@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use adit_providers::SecretSource;
-use adit_providers::tailscale::ControlUrl;
 use adit_tailscale::AcceptRoutes;
 
 use super::{ConnectArgs, Context, FlagOrigin};
-use crate::config::{Failures, Login, Origin, Overrides, Place, Setting, Settings, Tailnet, load};
+use crate::config::{
+    self, Compatible, Failures, Login, Origin, Overrides, Place, Setting, Settings, Tailnet, load,
+};
 use crate::failure::{self, Failure};
 
 /// The variable that holds targets, one a line.
@@ -67,7 +68,7 @@ impl Context {
             },
             tailnet: Tailnet {
                 key: source("auth_key", "--auth-key", "ADIT_AUTH_KEY", &connect.auth_key)?
-                    .or_else(|| variable(&["ADIT_AUTHKEY"])),
+                    .or_else(|| config::secret(&["ADIT_AUTHKEY"])),
                 control: self.given(
                     "login_server",
                     "--login-server",
@@ -95,7 +96,7 @@ impl Context {
                 browser: on("browser", "--browser", "ADIT_BROWSER", connect.browser),
                 ..Tailnet::default()
             },
-            compatible: compatible()?,
+            compatible: Compatible::read(&|name| std::env::var(name).ok())?,
             race: self.given("race", "--race", "ADIT_RACE", connect.race),
             consume: on("consume", "--consume", "ADIT_CONSUME", connect.consume),
             insecure_perms: on(
@@ -165,40 +166,4 @@ impl Context {
             value.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         (!targets.is_empty()).then(|| Setting::new(targets, Origin::Environment(TARGETS)))
     }
-}
-
-/// The first of these variables that holds something. It holds the secret itself, or names where that is.
-fn variable(names: &[&'static str]) -> Option<Setting<SecretSource>> {
-    names.iter().find_map(|name| {
-        let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
-        let source = value.parse().unwrap_or_else(|_| SecretSource::Env((*name).to_owned()));
-        Some(Setting::new(source, Origin::Environment(name)))
-    })
-}
-
-/// What the variables of the reference's container say, so that a job written for it needs no change.
-fn compatible() -> Result<Tailnet, Failure> {
-    let text = |name: &'static str| {
-        let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
-        Some(Setting::new(value, Origin::Environment(name)))
-    };
-    let control = match text("TS_LOGIN_SERVER").or_else(|| text("TS_CONTROL_URL")) {
-        Some(setting) => {
-            let url = ControlUrl::parse(&setting.value)
-                .map_err(|problem| failure::of_problem(problem, &setting.origin.to_string()))?;
-            Some(Setting::new(url, setting.origin))
-        }
-        None => None,
-    };
-    let key = variable(&["TS_AUTHKEY", "TS_AUTH_KEY"]);
-    Ok(Tailnet {
-        oauth: variable(&["TS_CLIENT_SECRET"]).filter(|_| key.is_none()),
-        key,
-        client_id: text("TS_CLIENT_ID"),
-        id_token: variable(&["TS_ID_TOKEN"]),
-        audience: text("TS_AUDIENCE"),
-        hostname: text("TS_HOSTNAME"),
-        control,
-        ..Tailnet::default()
-    })
 }

@@ -177,7 +177,7 @@ fn environment(profile: &str, secrets: &[String], status: &Status) -> Vec<(OsStr
 
 /// Variables that are flags or credentials of adit: no program inherits them.
 fn is_private(name: &str) -> bool {
-    name.starts_with("ADIT_") || name.starts_with("WIREGUARD_") || name.starts_with("TS_")
+    ["ADIT_", "OPENVPN_", "TS_", "WIREGUARD_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

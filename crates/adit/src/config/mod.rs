@@ -3,6 +3,7 @@
 //! Keys are strict: an unknown one is an error with the nearest that is known, because a misspelt key would
 //! silently mean its default. Secrets never stand in an `adit.toml`; it names where they come from.
 
+mod compatible;
 mod dialect;
 pub mod duration;
 mod file;
@@ -18,6 +19,9 @@ mod tailscale;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
+pub(crate) use compatible::secret;
+pub use compatible::{Compatible, UserAndPassword, WireGuard};
 pub use dialect::Dialect;
 pub use file::{File, ForwardEntry, ProfileEntry};
 pub use find::{Place, search};

@@ -7,8 +7,9 @@ use adit_openvpn::{Clock, Config, Credentials};
 use adit_providers::ovpn::{self, Answers, Ovpn, Supplied, Totp, UserPass};
 use adit_providers::wgquick::WgQuick;
 use adit_providers::{Opened, Problem, Reader, Secret, SecretSource};
+use zeroize::Zeroizing;
 
-use super::{Dialect, Failures, Joining, Setting, Settings};
+use super::{Dialect, Failures, Joining, Setting, Settings, UserAndPassword};
 use crate::failure::{self, Failure};
 use crate::tailnet::TailnetConfig;
 
@@ -251,7 +252,16 @@ impl Settings {
                 let found = UserPass::parse(&secret).map_err(|wrong| failure::of_problem(wrong, &origin))?;
                 Some(with_password(found, &origin)?)
             }
-            None => self.ask_credentials(&profile),
+            None => match self.user_pass.as_ref().filter(|_| lacks_password(&profile)) {
+                Some(UserAndPassword { user, password }) => {
+                    let password = secret(&Some(password.clone()), "the password")?;
+                    password.as_ref().and_then(Secret::expose_text).map(|password| Credentials {
+                        username: user.clone(),
+                        password: Zeroizing::new(password.trim_end_matches(['\r', '\n']).to_owned()),
+                    })
+                }
+                None => self.ask_credentials(&profile),
+            },
         };
         let key_pass = secret(&self.login.key_pass, "the password of the private key")?;
         let key_pass = key_pass.or_else(|| {
@@ -306,8 +316,7 @@ impl Settings {
     /// User and password from the person there, where nothing else has them.
     fn ask_credentials(&self, profile: &Ovpn) -> Option<Credentials> {
         let found = profile.user_pass();
-        let missing = profile.wants_user_pass() && found.is_none_or(|found| found.password.is_none());
-        let ask = self.ask.filter(|_| missing)?;
+        let ask = self.ask.filter(|_| lacks_password(profile))?;
         let username = match found {
             Some(found) => found.username.clone(),
             None => ask("User:", true).ok()?.as_str().to_owned(),
@@ -349,6 +358,11 @@ impl Settings {
         let origin = totp.as_ref().map_or(String::new(), |setting| setting.origin.to_string());
         Ok(Answers::Totp(Totp::parse(&key).map_err(|wrong| failure::of_problem(wrong, &origin))?))
     }
+}
+
+/// Whether the server asks for a password that the profile does not have.
+fn lacks_password(profile: &Ovpn) -> bool {
+    profile.wants_user_pass() && profile.user_pass().is_none_or(|found| found.password.is_none())
 }
 
 pub(super) fn read(

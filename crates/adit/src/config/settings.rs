@@ -10,6 +10,7 @@ use adit_providers::{Opened, Problem, Reader, SecretKey, SecretSource, ovpn};
 use adit_tunnel::Prefix;
 use serde_json::{Value, json};
 
+use super::compatible::{Compatible, UserAndPassword, WireGuard};
 use super::file::{self, File, ForwardEntry, ProfileEntry};
 use super::openvpn::{Login, Provider};
 use super::setting::{Origin, Setting};
@@ -66,8 +67,8 @@ pub struct Overrides {
     pub race: Option<Setting<Duration>>,
     /// What only a tailnet has.
     pub tailnet: Tailnet,
-    /// What the variables of other clients of a tailnet say; a profile that says something else wins.
-    pub compatible: Tailnet,
+    /// What the variables of other clients say; a profile that says something else wins.
+    pub compatible: Compatible,
     /// Whether secrets are removed from where they came.
     pub consume: Option<Setting<bool>>,
     /// Whether secret files that others can read are accepted.
@@ -93,6 +94,8 @@ pub struct Settings {
     pub preshared_key: Setting<Option<SecretSource>>,
     /// What only OpenVPN asks for.
     pub login: Login,
+    /// User and password for a profile that lacks them.
+    pub user_pass: Option<UserAndPassword>,
     /// How long an OpenVPN server may stay silent before one over another transport is called as well; zero tries
     /// them one after the other.
     pub race: Setting<Duration>,
@@ -240,14 +243,33 @@ fn tailscale_entry(origin: Origin) -> ProfileEntry {
     ProfileEntry { provider: Some(Setting::new(Provider::Tailscale, origin)), ..ProfileEntry::default() }
 }
 
-/// A tailnet needs no file.
+/// A tailnet needs no file, nor does a server that variables describe.
 fn without_file(overrides: &Overrides) -> Settings {
-    let said = overrides.tailnet.meant().or_else(|| overrides.compatible.meant());
+    let said = overrides.tailnet.meant().or_else(|| overrides.compatible.tailnet.meant());
+    if let (None, Some(server)) = (said, &overrides.compatible.wireguard) {
+        return described(server, overrides);
+    }
     let origin = said.cloned().unwrap_or(Origin::Default);
     let file = Setting::new(PathBuf::from(UNNAMED), origin.clone());
     let name = Setting::new(UNNAMED.to_owned(), Origin::Found("no file names one"));
     let name = overrides.profile.clone().unwrap_or(name);
     merge(file.clone(), name, file, tailscale_entry(origin), overrides)
+}
+
+/// A WireGuard server that variables describe.
+fn described(server: &WireGuard, overrides: &Overrides) -> Settings {
+    let origin = server.private_key.origin.clone();
+    let opened = server.opened();
+    let profile = ProfileEntry {
+        provider: Some(Setting::new(Provider::WireGuard, origin.clone())),
+        private_key: Some(server.private_key.clone()),
+        preshared_key: server.preshared_key.clone(),
+        ..ProfileEntry::default()
+    };
+    let file = Setting::new(opened.path.clone(), origin);
+    let name = Setting::new(Provider::WireGuard.word().to_owned(), Origin::Found("no file names one"));
+    let name = overrides.profile.clone().unwrap_or(name);
+    Settings { opened: Some(opened), ..merge(file.clone(), name, file, profile, overrides) }
 }
 
 /// The configuration file; `None` where flags or variables say enough without one.
@@ -260,18 +282,24 @@ fn locate(overrides: &Overrides, place: &Place) -> Result<Option<Setting<PathBuf
     if let Some(found) = files.iter().find(|file| file.is_file()) {
         return Ok(Some(Setting::new(found.clone(), Origin::Found("found"))));
     }
+    if let Some(profile) = &overrides.compatible.openvpn {
+        return Ok(Some(profile.clone()));
+    }
     if overrides.tailnet.meant().is_some() || overrides.compatible.meant().is_some() {
         return Ok(None);
     }
     let looked: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    Err(failure::of("config.file", "there is no configuration")
-        .seen(format!("looked for {}", looked.join(", ")))
-        .with_fix(vec![
-            "give one: --config lab.conf (a wg-quick file), --config corp.ovpn or --config adit.toml"
-                .to_owned(),
-            "or write one: adit config init".to_owned(),
-            "a tailnet needs none: --auth-key file:PATH".to_owned(),
-        ]))
+    let mut failure = failure::of("config.file", "there is no configuration")
+        .seen(format!("looked for {}", looked.join(", ")));
+    if let Some(lacking) = overrides.compatible.lacking {
+        failure =
+            failure.seen(format!("$WIREGUARD_PRIVATE_KEY alone names no server: ${lacking} is missing"));
+    }
+    Err(failure.with_fix(vec![
+        "give one: --config lab.conf (a wg-quick file), --config corp.ovpn or --config adit.toml".to_owned(),
+        "or write one: adit config init".to_owned(),
+        "a tailnet needs none: --auth-key file:PATH".to_owned(),
+    ]))
 }
 
 /// A path of a configuration file is relative to that file.
@@ -325,7 +353,7 @@ fn merge(
 ) -> Settings {
     let over = overrides.clone();
     let some = |layer: Option<Setting<SecretSource>>| layer.map(|setting| setting.map(Some));
-    let mut tailnet = over.tailnet.over(profile.tailnet).over(over.compatible);
+    let mut tailnet = over.tailnet.over(profile.tailnet).over(over.compatible.tailnet);
     if let Some(ca_file) = &mut tailnet.ca_file
         && matches!(ca_file.origin, Origin::File { .. })
     {
@@ -338,6 +366,7 @@ fn merge(
         private_key: Setting::first([some(over.private_key), some(profile.private_key)], None),
         preshared_key: Setting::first([some(over.preshared_key), some(profile.preshared_key)], None),
         login: over.login.over(profile.login),
+        user_pass: over.compatible.user_pass,
         tailnet,
         race: Setting::first([over.race, profile.race], HEAD_START),
         provider: Setting::first([profile.provider.map(|setting| setting.map(Some))], None),
@@ -394,7 +423,7 @@ impl Settings {
             entry("config", &self.config, path),
             entry("auth.private_key", &self.private_key, shown),
             entry("auth.preshared_key", &self.preshared_key, shown),
-            login("auth.user_pass", &self.login.user_pass),
+            login("auth.user_pass", &self.user_pass_source()),
             login("auth.key_pass", &self.login.key_pass),
             login("auth.challenge", &self.login.challenge),
             login("auth.challenge_cmd", &self.login.challenge_cmd),
@@ -435,10 +464,17 @@ impl Settings {
         self.provider.value == Some(Provider::Tailscale)
     }
 
+    /// Where user and password come from, if not from the profile.
+    fn user_pass_source(&self) -> Option<Setting<SecretSource>> {
+        let compatible = self.user_pass.as_ref().map(|found| found.password.clone());
+        self.login.user_pass.clone().or(compatible)
+    }
+
     /// The variables that hold secrets; no program that is started inherits them.
     pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
         let wireguard = [&self.private_key, &self.preshared_key].into_iter().filter_map(|s| s.value.as_ref());
-        wireguard.chain(self.login.sources()).chain(self.tailnet.sources()).filter_map(
+        let user_pass = self.user_pass.iter().map(|found| &found.password.value);
+        wireguard.chain(self.login.sources()).chain(user_pass).chain(self.tailnet.sources()).filter_map(
             |source| match source {
                 SecretSource::Env(name) => Some(name.as_str()),
                 _ => None,

@@ -293,7 +293,8 @@ fn a_flag_about_being_let_in_hides_what_the_profile_says_and_variables_of_others
         let source = adit_providers::SecretSource::Env(name.to_owned());
         Some(Setting::new(source, Origin::Environment(name)))
     };
-    let compatible = Tailnet { key: env("TS_AUTHKEY"), hostname: None, ..Tailnet::default() };
+    let tailnet = Tailnet { key: env("TS_AUTHKEY"), hostname: None, ..Tailnet::default() };
+    let compatible = Compatible { tailnet, ..Compatible::default() };
     let browser = Some(Setting::new(true, Origin::Flag("--browser")));
     let key = |overrides: Overrides, text: &str| settings(text, &overrides).tailnet.key.map(|key| key.origin);
     let file = Origin::File { file: "deploy/adit.toml".to_owned(), line: 12 };
@@ -416,4 +417,68 @@ fn a_file_that_is_no_text_is_told_in_the_words_of_what_its_name_promises() {
         assert_eq!(failure.class, class);
         assert!(failure.summary.contains("text") && !failure.fix.is_empty(), "{failure:?}");
     }
+}
+
+fn variables<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+    |name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+}
+
+#[test]
+fn variables_of_gluetun_describe_a_wireguard_server() {
+    let place = Place { directory: PathBuf::from("/nonexistent"), config_home: None };
+    const KEY: &str = "QGRzTjK6hK1mSyJbbfXjkMr4B3YCLB6uhDKFmOBvVXY=";
+    let set = [
+        ("WIREGUARD_PRIVATE_KEY", KEY),
+        ("WIREGUARD_PUBLIC_KEY", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="),
+        ("WIREGUARD_ADDRESSES", "10.64.222.21/32,fd7d:76ee::2/128"),
+        ("WIREGUARD_ENDPOINT_IP", "2001:db8::7"),
+        ("WIREGUARD_ENDPOINT_PORT", "1637"),
+        ("WIREGUARD_PERSISTENT_KEEPALIVE_INTERVAL", "25s"),
+    ];
+    let compatible = Compatible::read(&variables(&set)).unwrap();
+    let found = load(&Overrides { compatible, ..Overrides::default() }, &place).unwrap();
+    assert_eq!(found.provider.value, Some(Provider::WireGuard));
+    assert_eq!(found.private_key.origin, Origin::Environment("WIREGUARD_PRIVATE_KEY"));
+    assert_eq!(found.secret_variables().collect::<Vec<_>>(), ["WIREGUARD_PRIVATE_KEY"]);
+    let take_env = |name: &str, _| Ok((name == "WIREGUARD_PRIVATE_KEY").then(|| KEY.as_bytes().to_vec()));
+    let (file, warnings) = found.wg_quick(adit_providers::Reader { take_env, ..Default::default() }).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(file.interface.addresses.len(), 2);
+    let [peer] = file.peers.as_slice() else { panic!("{:?}", file.peers) };
+    assert_eq!(peer.endpoint.as_ref().map(ToString::to_string).as_deref(), Some("[2001:db8::7]:1637"));
+    assert_eq!((peer.allowed_ips.len(), peer.persistent_keepalive), (2, Some(25)));
+
+    let alone = Compatible::read(&variables(&set[..1])).unwrap();
+    let wrong = load(&Overrides { compatible: alone, ..Overrides::default() }, &place).unwrap_err();
+    assert!(wrong.0[0].evidence.iter().any(|seen| seen.contains("$WIREGUARD_ENDPOINT_IP")), "{wrong:?}");
+
+    let lines = [set[0], set[3], ("WIREGUARD_ADDRESSES", "10.0.0.2/32\nPostUp = true")];
+    assert_eq!(Compatible::read(&variables(&lines)).unwrap_err().class, "config.value");
+}
+
+#[test]
+fn a_profile_wins_over_the_variables_of_others_which_fill_in_what_a_profile_lacks() {
+    let set =
+        [("OPENVPN_USER", "ann"), ("OPENVPN_PASSWORD", "canary-1"), ("OPENVPN_CUSTOM_CONFIG", "x.ovpn")];
+    let compatible = Compatible::read(&variables(&set)).unwrap();
+    let overrides = Overrides { compatible, ..Overrides::default() };
+    let take_env = |name: &str, _| Ok((name == "OPENVPN_PASSWORD").then(|| b"canary-1".to_vec()));
+    let reader = adit_providers::Reader { take_env, ..Default::default() };
+    let login = |text: &str| {
+        let opened = adit_providers::Opened {
+            path: PathBuf::from("corp.ovpn"),
+            content: adit_providers::Secret::new(text.as_bytes().to_vec()),
+            exposure: adit_providers::Exposure::Private,
+        };
+        let mut settings = load_text(text, file("corp.ovpn"), &overrides).unwrap();
+        settings.opened = Some(opened);
+        let (profile, _) = settings.openvpn(reader).unwrap();
+        profile.config.credentials.map(|found| (found.username, found.password.as_str().to_owned()))
+    };
+    let fingerprint = [&["11"][..]; 32].concat().join(":");
+    let head = format!("client\nremote vpn.example.com\npeer-fingerprint {fingerprint}\n");
+    let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
+    assert_eq!(login(&format!("{head}auth-user-pass\n")), pair("ann", "canary-1"));
+    let inline = format!("{head}<auth-user-pass>\nbob\nsecret\n</auth-user-pass>\n");
+    assert_eq!(login(&inline), pair("bob", "secret"));
 }
