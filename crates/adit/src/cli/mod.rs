@@ -7,7 +7,6 @@ mod secrets;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use crate::config::{Failures, Settings};
 use crate::output::{Ui, logging, moving};
 use crate::verification::{self, Reporter};
 use crate::wanted::now;
-use crate::{Exit, Failure, dialing, failure};
+use crate::{Exit, Failure, dialing};
 
 /// The definition that help, man pages and completions are made of.
 pub fn definition() -> clap::Command {
@@ -93,6 +92,9 @@ pub enum FlagOrigin {
     Environment,
 }
 
+/// The exit code where whoever read stdout has gone: that of a program that SIGPIPE ends. Nobody is told more.
+const UNREAD: u8 = 128 + 13;
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     ExitCode::from(run(std::env::args_os().collect()))
@@ -126,7 +128,10 @@ fn run(arguments: Vec<OsString>) -> u8 {
     }
     let mut context =
         Context { global: cli.global, ui, matches, settings: OnceCell::new(), reporter: OnceCell::new() };
-    let code = dispatch(&mut context, &cli.command).unwrap_or_else(|failure| fail(&context, failure).code());
+    let code = dispatch(&mut context, &cli.command).unwrap_or_else(|failure| match context.ui.unread() {
+        true => UNREAD,
+        false => fail(&context, failure).code(),
+    });
     moving::hide();
     code
 }
@@ -184,11 +189,6 @@ fn explain_usage(error: &clap::Error) -> Exit {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
         _ => Exit::Usage,
     }
-}
-
-/// A result that could not be written to stdout.
-pub fn stdout_failed(error: io::Error) -> Failure {
-    failure::of("env.stdout", "the result cannot be written to stdout").seen(error.to_string())
 }
 
 #[cfg(test)]

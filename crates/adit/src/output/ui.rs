@@ -1,13 +1,15 @@
 //! Where messages and results go.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use adit_providers::ovpn::Ask;
 use serde::Serialize;
 
 use super::message::{Severity, render};
 use super::moving;
-use crate::cli::{Color, Global, stdout_failed};
+use crate::cli::{Color, Global};
 use crate::config::Failures;
 use crate::{Exit, Failure, failure};
 
@@ -19,12 +21,21 @@ pub struct Ui {
     quiet: bool,
     person: bool,
     stamped: bool,
+    /// Whether whoever read stdout has gone.
+    unread: Arc<AtomicBool>,
 }
 
 impl Ui {
     /// Without colour and motion, before flags are known.
     pub fn plain() -> Self {
-        Self { color: false, moving: false, quiet: false, person: false, stamped: false }
+        Self {
+            color: false,
+            moving: false,
+            quiet: false,
+            person: false,
+            stamped: false,
+            unread: Arc::default(),
+        }
     }
 
     /// As flags, environment and stderr allow.
@@ -50,7 +61,7 @@ impl Ui {
             terminal && !dumb && !set("CI") && !set("NO_COLOR") && !global.no_progress && !global.quiet;
         let person = terminal && !set("CI") && !global.quiet;
         let stamped = !terminal || dumb || set("CI");
-        Self { color, moving, quiet: global.quiet, person, stamped }
+        Self { color, moving, quiet: global.quiet, person, stamped, unread: Arc::default() }
     }
 
     /// Whether stderr takes colour.
@@ -116,14 +127,28 @@ impl Ui {
     ///
     /// Stdout is closed or full.
     pub fn result(&self, text: &str) -> Result<(), Failure> {
+        self.stdout(&[text.as_bytes(), b"\n"])
+    }
+
+    /// Prints these bytes on stdout, one part after the other.
+    ///
+    /// # Errors
+    ///
+    /// Stdout is closed or full.
+    pub fn stdout(&self, parts: &[&[u8]]) -> Result<(), Failure> {
         let written = moving::aside(|| {
             let mut stdout = io::stdout().lock();
-            stdout
-                .write_all(text.as_bytes())
-                .and_then(|()| stdout.write_all(b"\n"))
-                .and_then(|()| stdout.flush())
+            parts.iter().try_for_each(|part| stdout.write_all(part)).and_then(|()| stdout.flush())
         });
-        written.map_err(stdout_failed)
+        written.map_err(|error| {
+            self.unread.fetch_or(error.kind() == ErrorKind::BrokenPipe, Relaxed);
+            failure::of("env.stdout", "the result cannot be written to stdout").seen(error.to_string())
+        })
+    }
+
+    /// Whether whoever read stdout has gone, like `head` when it has seen enough.
+    pub fn unread(&self) -> bool {
+        self.unread.load(Relaxed)
     }
 
     /// Prints the result on stdout as JSON, indented.
