@@ -39,6 +39,9 @@ pub struct Status {
     pub prompt: Option<Prompt>,
     /// Addresses, routes and DNS, once known.
     pub config: Option<NetConfig>,
+    /// How long ago the first of them came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<Duration>,
     /// What the network calls this machine, where it gives names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<OwnName>,

@@ -221,6 +221,7 @@ fn merged(members: &[Member]) -> Status {
         all.resolved.extend(status.resolved);
         all.ups += status.ups;
         all.since = if at == 0 { status.since } else { all.since.min(status.since) };
+        all.configured = all.configured.into_iter().chain(status.configured).min();
         if let Some(config) = status.config {
             join(all.config.get_or_insert_default(), config);
         }

@@ -12,6 +12,7 @@ use adit_path::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
+use crate::provider::Provider;
 use crate::{Context, Failure, Stage};
 
 /// A connection as bytes in both directions.
@@ -108,6 +109,26 @@ impl DialFailure {
                 | Self::Ping(PingFailure::TimedOut(_))
                 | Self::NoReply(_)
         )
+    }
+
+    /// Whether a name, a route or a permission is missing that a coordination server may still be spreading.
+    pub(crate) fn may_settle(&self, own: &Provider) -> bool {
+        let Some(denied) = own.denied else { return false };
+        match self {
+            Self::Resolve(failure) => matches!(
+                failure,
+                ResolveFailure::NoSuchName { .. }
+                    | ResolveFailure::ServerUnrouted { .. }
+                    | ResolveFailure::AnswerUnrouted { .. }
+            ),
+            Self::Connect(ConnectFailure::NoRoute(_)) | Self::Ping(PingFailure::NoRoute(_)) => true,
+            Self::Udp(failure) => matches!(failure, UdpFailure::NoRoute(_)),
+            Self::Connect(ConnectFailure::Unreachable { kind, code, .. })
+            | Self::Ping(PingFailure::Unreachable { kind, code, .. }) => {
+                (own.icmp)(*kind, *code) == Some(denied)
+            }
+            _ => false,
+        }
     }
 
     /// Whether asking again cannot change the answer within one verification.

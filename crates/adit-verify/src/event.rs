@@ -52,6 +52,21 @@ pub enum Event {
         /// How long it may take, in milliseconds.
         limit_ms: u64,
     },
+    /// A stage failed in a way that may heal by itself while the network spreads its names, routes and permissions; it is
+    /// tried again.
+    Provisional {
+        /// Which stage.
+        id: Stage,
+        /// The target, for the stages that have one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
+        /// The class that the failure would have.
+        class: String,
+        /// Its sentence.
+        summary: String,
+        /// How long it is tried again at most, in milliseconds.
+        wait_ms: u64,
+    },
     /// Everything that was asked for is proved.
     Verified {
         /// How much that is.

@@ -26,7 +26,8 @@ pub struct Plan {
     pub require: Vec<Requirement>,
     /// Measure the path (round-trip time, packet size), for at most five seconds.
     pub quality: bool,
-    /// After the network came up, names and routes that are missing may still be on their way for this long.
+    /// After the network's first map, names, routes and permissions that are missing may still be on their way for this
+    /// long; only where a coordination server spreads them.
     pub grace: Duration,
     /// Which authorities are trusted; without it only Mozilla's list is.
     pub trust: Option<Trust>,

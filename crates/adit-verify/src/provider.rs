@@ -35,6 +35,9 @@ pub(crate) struct Provider {
     pub(crate) challenge: &'static str,
     /// What being up has proved already, where no far end needs to be there for it.
     pub(crate) proof: Option<&'static str>,
+    /// The policy denies a connection. Where there is a class for it, a coordination server spreads names, routes and
+    /// permissions, and what is missing may still be on its way.
+    pub(crate) denied: Option<&'static str>,
 }
 
 const WIREGUARD: Provider = Provider {
@@ -54,6 +57,7 @@ const WIREGUARD: Provider = Provider {
     pending: "tunnel.down",
     challenge: "tunnel.down",
     proof: None,
+    denied: None,
 };
 
 const OPENVPN: Provider = Provider {
@@ -73,6 +77,7 @@ const OPENVPN: Provider = Provider {
     pending: "ovpn.auth.pending",
     challenge: "ovpn.auth.challenge",
     proof: None,
+    denied: None,
 };
 
 const TAILSCALE: Provider = Provider {
@@ -98,6 +103,7 @@ const TAILSCALE: Provider = Provider {
     pending: "ts.login.timeout",
     challenge: "tunnel.down",
     proof: Some("the control server knows the node, and the relay has taken its key"),
+    denied: Some("ts.acl.denied"),
 };
 
 const OTHER: Provider = Provider {
@@ -117,6 +123,7 @@ const OTHER: Provider = Provider {
     pending: "tunnel.down",
     challenge: "tunnel.down",
     proof: None,
+    denied: None,
 };
 
 impl Provider {
@@ -163,7 +170,8 @@ mod tests {
             ] {
                 assert!(catalogue::find(class).is_some(), "{class}");
             }
-            assert!(provider.offline.is_none_or(|class| catalogue::find(class).is_some()));
+            let optional = [provider.offline, provider.denied];
+            assert!(optional.into_iter().flatten().all(|class| catalogue::find(class).is_some()));
         }
     }
 

@@ -11,6 +11,7 @@ use adit_path::{
 use adit_verify::{Context as Words, NetworkDialer, Report, StageReport, Warning};
 use tokio::sync::watch;
 
+use crate::config::GRACE;
 use crate::control::Client;
 use crate::environment::{self, Environment, Way};
 use crate::fronts::{Dialer, Target};
@@ -33,6 +34,7 @@ pub struct Network {
     session: Option<Session>,
     profile: String,
     provider: String,
+    grace: Duration,
     before: Vec<StageReport>,
     warnings: Vec<Warning>,
 }
@@ -59,11 +61,12 @@ impl Network {
         );
         let before = std::iter::once(stage).chain(profile.stages.iter().cloned()).collect();
         let options = profile.engine_options();
+        let grace = profile.settings.grace.value;
         let session = Session::start(profile.tunnel, options)?;
         session.up(profile.timeout).await?;
         let provider = session.provider().word().to_owned();
         let network = session.network();
-        Ok(Self { network, session: Some(session), profile: profile.name, provider, before, warnings })
+        Ok(Self { network, session: Some(session), profile: profile.name, provider, grace, before, warnings })
     }
 
     /// Uses the network of a running `adit up`, by its control socket.
@@ -79,7 +82,8 @@ impl Network {
         let (client, profile, provider) =
             attached.await.map_err(|error| failure::of("env.not_running", error.to_string()))?;
         let (before, warnings) = (Vec::new(), Vec::new());
-        Ok(Self { network: Arc::new(client), session: None, profile, provider, before, warnings })
+        let network = Arc::new(client);
+        Ok(Self { network, session: None, profile, provider, grace: GRACE, before, warnings })
     }
 
     /// Verifies that these targets answer, written as for `--target`; without targets that the tunnel carries
@@ -114,6 +118,7 @@ impl Network {
             provider: self.provider.clone(),
             answered: self.session.as_ref().is_none_or(Session::answered),
             handshake: self.session.as_ref().and_then(Session::patience),
+            grace: self.grace,
             before: self.before.clone(),
             warnings: self.warnings.clone(),
             identity: self.session.as_ref().and_then(|session| session.identity()).map(str::to_owned),

@@ -41,6 +41,7 @@ impl Wanted {
             before: Vec::new(),
             warnings: Vec::new(),
             identity: session.identity().map(str::to_owned),
+            grace: profile.settings.grace.value,
         }
     }
 }
@@ -166,6 +167,12 @@ impl Observer for Reporter {
                 running.retain(|(stage, target, ..)| (stage, target) != (&done.id, &done.target));
             }),
             Event::Verified { .. } | Event::Failed(_) => self.moves(Vec::clear),
+            Event::Provisional { id, target, wait_ms, .. } => self.moves(|running| {
+                let meant = running.iter_mut().find(|(stage, of, ..)| (stage, of) == (id, target));
+                if let Some((.., since, limit)) = meant {
+                    *limit = (*limit).max(since.elapsed() + Duration::from_millis(*wait_ms));
+                }
+            }),
             _ => {}
         }
         if let Some(events) = &self.events {

@@ -24,6 +24,8 @@ pub(crate) struct Wanted {
     pub(crate) provider: String,
     /// Whether the server's questions find an answer without a person.
     pub(crate) answered: bool,
+    /// How long names, routes and permissions may take to arrive.
+    pub(crate) grace: Duration,
     /// How long the handshake may take, where it is longer than usual.
     pub(crate) handshake: Option<Duration>,
     /// The stages that were passed before there was a network; none for what attaches to one.
@@ -55,6 +57,7 @@ impl Wanted {
             identity: self.identity.clone(),
             answered: self.answered,
             handshake: self.handshake,
+            grace: self.grace,
             local_networks: machine::networks(),
             outside: Some(Arc::new(Machine)),
             before: self.before.clone(),

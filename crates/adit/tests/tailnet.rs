@@ -7,7 +7,7 @@ mod lab;
 
 use std::process::Stdio;
 
-use adit_sim::tailnet::{Key, Manner, Rules};
+use adit_sim::tailnet::{Key, Manner, Rules, Tailnet};
 use lab::{Lab, PATIENCE, text};
 use serde_json::Value;
 
@@ -174,6 +174,7 @@ fn the_status_names_the_node_and_the_way_to_each_peer() {
     };
     assert_eq!(network["own"]["name"], "agent.tail.example", "{network:#}");
     assert_eq!(network["own"]["tags"][0], "tag:agent", "{network:#}");
+    assert!(network["configured"]["secs"].is_u64(), "since its first map: {network:#}");
     let peer = &network["peers"][0];
     assert_eq!((&peer["name"], &peer["online"]), (&"staging-db.tail.example".into(), &true.into()));
     assert!(peer["addresses"][0].as_str().is_some_and(|at| at.starts_with("100.64.")), "{peer:#}");
@@ -184,11 +185,34 @@ fn the_status_names_the_node_and_the_way_to_each_peer() {
 }
 
 #[test]
+fn a_name_that_comes_after_the_first_map_is_waited_for_unless_told_otherwise() {
+    let lab = Lab::new("later", Rules::Headscale);
+    lab.profile(&Key { ephemeral: true, reusable: true, ..Key::default() }, "");
+    let target = ["--target", "dns://late.tail.example"];
+    let began = std::time::Instant::now();
+    let (class, code, _) = verified(&lab, &[&target[..], &["--no-grace"]].concat());
+    assert_eq!((class.as_str(), code), ("dns.nxdomain", 30));
+    assert!(began.elapsed() < std::time::Duration::from_secs(35), "it does not wait");
+    let flags = [&["verify", "--json", "--events", "events"], &target[..]].concat();
+    let child = lab.command(&flags).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let events = lab.directory.join("events");
+    let told = |_: &Tailnet| std::fs::read_to_string(&events).is_ok_and(|text| text.contains("provisional"));
+    assert!(lab.tailnet.wait(PATIENCE, told), "it says that it waits");
+    let late = lab::node(&lab.tailnet, "late");
+    let output = child.wait_with_output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert!(out.contains("\"provisional_retries\": "), "{out}");
+    assert!(err.contains("may still be on its way through the network: trying for "), "{err}");
+    late.shutdown();
+}
+
+#[test]
 fn a_node_that_has_gone_is_called_offline_and_not_silent() {
     let lab = Lab::new("offline", Rules::Headscale);
     lab.profile(&Key { ephemeral: true, ..Key::default() }, "");
     lab.peer.shutdown();
-    let gone = |tailnet: &adit_sim::tailnet::Tailnet| tailnet.nodes().iter().all(|node| !node.online);
+    let gone = |tailnet: &Tailnet| tailnet.nodes().iter().all(|node| !node.online);
     assert!(lab.tailnet.wait(PATIENCE, gone));
     let (class, code, report) = verified(&lab, &["--target", "tcp://staging-db.tail.example:7"]);
     assert_eq!((class.as_str(), code), ("ts.peer.offline", 31), "{report:#}");

@@ -325,7 +325,7 @@ impl<T: Tunnel> Driver<T> {
                 let endpoints: Vec<IpAddr> =
                     self.tunnel.peers(now).iter().filter_map(|peer| Some(peer.endpoint?.ip())).collect();
                 let result = self.end.configure(now, &config, &endpoints);
-                self.publisher.configured(config);
+                self.publisher.configured(now, config);
                 if let Err(error) = result {
                     self.fail(now, Fault::from(&error));
                 }

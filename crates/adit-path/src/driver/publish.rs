@@ -36,6 +36,7 @@ pub(crate) struct Publisher {
     warnings: Vec<Fault>,
     own: Option<OwnName>,
     config: Option<NetConfig>,
+    first_config: Option<Instant>,
     resolved: Vec<(HostPort, Vec<SocketAddr>)>,
     ups: u64,
     host_received: u64,
@@ -58,6 +59,7 @@ impl Publisher {
             warnings: Vec::new(),
             own: None,
             config: None,
+            first_config: None,
             resolved: Vec::new(),
             ups: 0,
             host_received: 0,
@@ -87,7 +89,8 @@ impl Publisher {
         }
     }
 
-    pub(crate) fn configured(&mut self, config: NetConfig) {
+    pub(crate) fn configured(&mut self, now: Instant, config: NetConfig) {
+        self.first_config.get_or_insert(now);
         self.config = Some(config);
         self.due = true;
     }
@@ -167,6 +170,7 @@ impl Publisher {
             prompt: self.prompt.clone(),
             warnings: self.warnings.clone(),
             config: self.config.clone(),
+            configured: self.first_config.map(|at| now.saturating_duration_since(at)),
             own: self.own.clone(),
             peers,
             resolved: self.resolved.clone(),

@@ -105,6 +105,12 @@ pub fn progress(event: &Event, style: Style) -> Option<String> {
             let (elapsed, limit) = (elapsed_ms / 1000, limit_ms.div_ceil(1000));
             Some(format!("still waiting for {}{about} ({elapsed} s of {limit} s)", id.waiting_for()))
         }
+        Event::Provisional { id, class, summary, wait_ms, .. } => Some(format!(
+            "{} {id:<10} {summary}  {}\n  this may still be on its way through the network: trying for {} s more",
+            style.paint("33", "…"),
+            style.paint("2", &format!("[{class}]")),
+            wait_ms.div_ceil(1000),
+        )),
         Event::AuthRequired { url, .. } => Some(format!("open this page to log in:\n{url}")),
         Event::Degraded(found) => Some(format!("{} {found}", style.paint("33", "! degraded"))),
         Event::Recovered => Some(format!("{} checks succeed again", style.paint("32", "✓ recovered"))),

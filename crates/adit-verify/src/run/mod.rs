@@ -3,13 +3,14 @@
 mod connect;
 mod quality;
 mod refine;
+mod settling;
 mod surroundings;
 mod targets;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use adit_path::{Network, Phase, Status};
@@ -43,7 +44,8 @@ pub async fn verify(
 ) -> Report {
     let began = Instant::now();
     let status = network.status();
-    let run = Run { network, status, dialer, plan, observer, began, log: Mutex::default() };
+    let (settled, log) = (OnceLock::new(), Mutex::default());
+    let run = Run { network, status, dialer, plan, observer, began, settled, log };
     observer.notice(Event::Connecting { profile: plan.profile.clone(), provider: plan.provider.clone() });
     let verified = match timeout_at(began + plan.timeout, run.stages()).await {
         Ok(Ok(verified)) => verified,
@@ -71,6 +73,8 @@ struct Run<'a> {
     plan: &'a Plan,
     observer: &'a dyn Observer,
     began: Instant,
+    /// Until when what is missing may still be on its way.
+    settled: OnceLock<Instant>,
     log: Mutex<Log>,
 }
 
@@ -80,9 +84,19 @@ struct Log {
     stages: Vec<(Stage, usize, StageReport)>,
     failures: Vec<(usize, Failure)>,
     warnings: Vec<Warning>,
-    /// Stages that run: since when, and why they have not succeeded yet.
-    running: BTreeMap<(Stage, Option<usize>), (Instant, Option<Failure>)>,
+    running: BTreeMap<(Stage, Option<usize>), Running>,
     path: Option<PathReport>,
+}
+
+/// A stage that runs.
+struct Running {
+    since: Instant,
+    /// How long it may take.
+    limit: Duration,
+    /// Why it has not succeeded yet.
+    last: Option<Failure>,
+    /// Whether it was told that what is missing may still be on its way.
+    provisional: bool,
 }
 
 /// What a stage found when it passed.
@@ -121,6 +135,7 @@ impl From<Failure> for Missed {
 impl Run<'_> {
     async fn stages(&self) -> Result<Verified, Stopped> {
         let config = self.connect().await?;
+        self.begin_to_settle();
         if self.plan.targets.is_empty() {
             self.tunnel_only(&config).await?;
             self.check_quality(None).await?;
@@ -144,8 +159,9 @@ impl Run<'_> {
         let began = Instant::now();
         let name = target.map(|index| self.plan.targets[index].to_string());
         self.observer.began(id, name.as_deref(), limit);
-        self.log().running.insert((id, target), (began, None));
-        let outcome = self.with_heartbeat(id, target, limit, work).await;
+        let running = Running { since: began, limit, last: None, provisional: false };
+        self.log().running.insert((id, target), running);
+        let outcome = self.with_heartbeat(id, target, work).await;
         self.log().running.remove(&(id, target));
         let took = ms(began.elapsed());
         let mut report = StageReport::new(id, StageStatus::Ok, took);
@@ -178,13 +194,7 @@ impl Run<'_> {
         result
     }
 
-    async fn with_heartbeat<T>(
-        &self,
-        id: Stage,
-        target: Option<usize>,
-        limit: Duration,
-        work: impl Future<Output = T>,
-    ) -> T {
+    async fn with_heartbeat<T>(&self, id: Stage, target: Option<usize>, work: impl Future<Output = T>) -> T {
         let began = Instant::now();
         let mut beat = interval_at(began + HEARTBEAT, HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -193,12 +203,15 @@ impl Run<'_> {
             tokio::select! {
                 biased;
                 value = &mut work => return value,
-                _ = beat.tick() => self.observer.notice(Event::Waiting {
-                    id,
-                    target: target.map(|index| self.plan.targets[index].to_string()),
-                    elapsed_ms: ms(began.elapsed()),
-                    limit_ms: ms(limit),
-                }),
+                _ = beat.tick() => {
+                    let limit = self.log().running.get(&(id, target)).map(|running| running.limit);
+                    self.observer.notice(Event::Waiting {
+                        id,
+                        target: target.map(|index| self.plan.targets[index].to_string()),
+                        elapsed_ms: ms(began.elapsed()),
+                        limit_ms: ms(limit.unwrap_or_default()),
+                    });
+                }
             }
         }
     }
@@ -214,8 +227,8 @@ impl Run<'_> {
 
     /// Remembers why a running stage has not succeeded yet, for the case that the deadline ends it.
     fn not_yet(&self, id: Stage, target: Option<usize>, failure: Failure) {
-        if let Some((_, last)) = self.log().running.get_mut(&(id, target)) {
-            *last = Some(failure);
+        if let Some(running) = self.log().running.get_mut(&(id, target)) {
+            running.last = Some(failure);
         }
     }
 
@@ -263,7 +276,7 @@ impl Run<'_> {
         let words = self.context().words.with("timeout", seconds(self.plan.timeout)).with("stage", furthest);
         let mut failure = Failure::of("deadline", &words).at(furthest);
         let mut advised = 0;
-        for ((stage, target), (since, last)) in running {
+        for ((stage, target), Running { since, last, .. }) in running {
             let name = target.map(|index| format!(" of {}", self.plan.targets[index])).unwrap_or_default();
             let waited = seconds(since.elapsed());
             failure = failure.seen(match &last {

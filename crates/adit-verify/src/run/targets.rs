@@ -124,9 +124,8 @@ impl At<'_> {
 
     /// The address lies inside the tunnel.
     async fn route(&self, address: IpAddr, config: &NetConfig) -> Result<(), Stopped> {
-        let grace = self.run.plan.grace;
         let work = async {
-            let until = Instant::now() + grace;
+            let began = Instant::now();
             let mut provisional = 0;
             loop {
                 let status = self.run.status();
@@ -138,29 +137,35 @@ impl At<'_> {
                     passed.provisional = provisional;
                     return Ok(passed);
                 }
-                if Instant::now() >= until {
-                    let failure = self.context.connect(&adit_path::ConnectFailure::NoRoute(address));
-                    return Err(Missed { failure, attempts: 1, provisional });
+                let found = DialFailure::from(adit_path::ConnectFailure::NoRoute(address));
+                let failure = found.describe(&self.context);
+                if !self.run.is_provisional(&found) {
+                    return Err(self.run.missed(failure, provisional + 1, provisional, began));
                 }
                 provisional += 1;
-                sleep(Duration::from_secs(1)).await;
+                self.run.provisional(Stage::Route, Some(self.index), &failure);
+                self.run.not_yet(Stage::Route, Some(self.index), failure);
+                sleep(Duration::from_secs(1).min(self.run.unsettled())).await;
             }
         };
-        self.stage(Stage::Route, grace, work).await
+        self.stage(Stage::Route, self.run.unsettled(), work).await
     }
 
     /// The name resolves with the network's own resolver, to addresses inside the tunnel.
     async fn dns(&self, name: &str, config: &NetConfig) -> Result<(), Stopped> {
         let budget = self.budget(Stage::Dns);
-        let grace = self.run.plan.grace;
         let work = async {
             let (began, mut pause) = (Instant::now(), Duration::from_millis(500));
             let (until, mut attempts, mut provisional) = (began + budget, 0, 0);
             loop {
                 attempts += 1;
-                let timeout = ATTEMPT.min(until.saturating_duration_since(Instant::now()));
-                let query = Query { timeout, ..Query::addresses(name) };
-                let found = match self.run.network.resolve(query).await {
+                let left = self.left(until, provisional);
+                let query = Query { timeout: ATTEMPT.min(left), ..Query::addresses(name) };
+                let answer = self.run.network.resolve(query).await;
+                // Routes may have come meanwhile.
+                let status = self.run.status();
+                let config = status.config.as_ref().unwrap_or(config);
+                let found = match answer {
                     Ok(answer) => match self.judge(name, answer, config) {
                         Ok(mut passed) => {
                             (passed.attempts, passed.provisional) = (attempts, provisional);
@@ -171,18 +176,33 @@ impl At<'_> {
                     Err(failure) => DialFailure::from(failure),
                 };
                 let failure = found.describe(&self.context);
-                let now = Instant::now();
-                let in_grace = now < began + grace;
-                if !in_grace && (found.is_final() || now >= until) {
-                    return Err(Missed { failure, attempts, provisional });
+                let over = found.is_final() || Instant::now() >= until;
+                let settling = over && self.run.is_provisional(&found);
+                if over && !settling {
+                    return Err(self.run.missed(failure, attempts, provisional, began));
                 }
-                provisional += u32::from(found.is_final());
-                self.run.not_yet(Stage::Dns, Some(self.index), failure);
-                sleep(pause).await;
+                provisional += u32::from(settling);
+                self.pause(Stage::Dns, failure, settling, pause).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
             }
         };
-        self.stage(Stage::Dns, budget.max(grace), work).await
+        self.stage(Stage::Dns, budget, work).await
+    }
+
+    /// How much is left of a budget; of the time for what is on its way, once something seems to be.
+    fn left(&self, until: Instant, provisional: u32) -> Duration {
+        let left = until.saturating_duration_since(Instant::now());
+        if provisional > 0 { left.max(self.run.unsettled()) } else { left }
+    }
+
+    /// Waits before the next attempt; what may only be on its way is asked for once more at the end of that time.
+    async fn pause(&self, stage: Stage, failure: Failure, settling: bool, pause: Duration) {
+        let pause = if settling { pause.min(self.run.unsettled()) } else { pause };
+        if settling {
+            self.run.provisional(stage, Some(self.index), &failure);
+        }
+        self.run.not_yet(stage, Some(self.index), failure);
+        sleep(pause).await;
     }
 
     /// The addresses of an answer must be inside the tunnel; one of them is enough, because connecting tries all.
@@ -220,8 +240,8 @@ impl At<'_> {
         let mut last = None;
         loop {
             attempts += 1;
-            let limit =
-                ATTEMPT.min(until.saturating_duration_since(Instant::now())).max(Duration::from_millis(1));
+            let left = self.left(until, provisional);
+            let limit = ATTEMPT.min(left).max(Duration::from_millis(1));
             let found = match ask(limit).await {
                 Ok(value) => {
                     let mut passed = Passed::new(value);
@@ -237,17 +257,21 @@ impl At<'_> {
                 _ => found.describe(&self.context),
             };
             last = Some(failure.clone());
-            let in_grace = Instant::now() < began + self.run.plan.grace;
             refusals += u32::from(found.is_refusal());
             let refused = refusals >= 2 && self.run.plan.wait.is_none();
+            let settling = self.run.is_provisional(&found);
             let over = Instant::now() >= until || found.is_final() || refused;
-            if over && !in_grace {
-                return Err(Missed { failure, attempts, provisional });
+            if over && !settling {
+                return Err(self.run.missed(failure, attempts, provisional, began));
             }
-            provisional += u32::from(over);
-            self.run.not_yet(stage, Some(self.index), failure);
+            provisional += u32::from(settling);
             let left = until.saturating_duration_since(Instant::now());
-            sleep(if found.is_refusal() { REFUSED_PAUSE } else { pause.min(left) }).await;
+            let wait = match (found.is_refusal(), settling) {
+                (true, _) => REFUSED_PAUSE,
+                (false, true) => pause,
+                (false, false) => pause.min(left),
+            };
+            self.pause(stage, failure, settling, wait).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod certificates;
+mod settling;
 mod surroundings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -238,22 +239,6 @@ async fn a_silent_host_whose_name_a_server_behind_the_gateway_knew_is_only_silen
     assert_eq!(failed(&report), ("target.silent", Exit::Target, Stage::Target));
     let evidence = report.failure.unwrap().evidence;
     assert!(evidence.contains(&"10.77.0.5 does not answer echoes either".to_owned()), "{evidence:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_name_that_is_missing_may_still_be_on_its_way_within_the_grace() {
-    let network = network(Host::new());
-    let later = network.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        later.name("new.internal", [IpAddr::from(DB)]);
-    });
-    let patient = Plan { grace: Duration::from_secs(40), ..plan(&["dns://new.internal"]) };
-    let report = run(&network, &patient).await;
-    assert!(report.ok, "{report:#?}");
-    assert!(
-        report.stages.iter().find(|stage| stage.id == Stage::Dns).unwrap().provisional_retries.unwrap() > 3
-    );
 }
 
 /// What a server of another protocol says, with what is found to have been said.

@@ -183,6 +183,9 @@ pub struct ConnectArgs {
     /// Tailscale: wait for somebody who signs in at a page of the control server
     #[arg(long, env = "ADIT_BROWSER", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub browser: bool,
+    /// Tailscale: fail at once where a name, a route or a permission is missing, in place of waiting for it for 40 s after joining
+    #[arg(long, env = "ADIT_NO_GRACE", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub no_grace: bool,
     /// Remove secrets from where they came: files are unlinked, variables unset
     #[arg(long, env = "ADIT_CONSUME", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub consume: bool,

@@ -35,11 +35,13 @@ impl Context {
             }
         };
         let on = |id, flag, variable, value: bool| self.given(id, flag, variable, value.then_some(true));
+        let none = |off: bool| off.then_some(Duration::ZERO);
         Ok(Overrides {
             config,
             profile: self.given("profile", "--profile", "ADIT_PROFILE", global.profile.clone()),
             targets: self.targets(connect),
             timeout: self.given("timeout", "--timeout", "ADIT_TIMEOUT", connect.timeout),
+            grace: self.given("no_grace", "--no-grace", "ADIT_NO_GRACE", none(connect.no_grace)),
             mode: self.given("mode", "--mode", "ADIT_MODE", connect.mode),
             strict: on("strict", "--strict", "ADIT_STRICT", connect.strict),
             private_key: source("private_key", "--private-key", "ADIT_PRIVATE_KEY", &connect.private_key)?,

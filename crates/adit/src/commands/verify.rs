@@ -10,6 +10,7 @@ use adit_verify::{Exit, Plan, Report, RequirementError, Stage};
 use crate::access::{self, Access};
 use crate::cli::{ConnectArgs, Context, VerifyArgs};
 use crate::commands::until_interrupted;
+use crate::config::GRACE;
 use crate::control::Client;
 use crate::environment::Way;
 use crate::failure::Words;
@@ -89,6 +90,7 @@ async fn wanted(
         ca_file: connect.ca_file.clone(),
         answered: true,
         handshake: None,
+        grace: overrides.grace.map_or(GRACE, |grace| grace.value),
         before: Vec::new(),
         warnings: Vec::new(),
         identity: None,

@@ -61,6 +61,8 @@ pub struct ProfileEntry {
     pub targets: Option<Setting<Vec<String>>>,
     /// `verify.timeout`
     pub timeout: Option<Setting<Duration>>,
+    /// `verify.grace`
+    pub grace: Option<Setting<Duration>>,
     /// `[[forward]]`
     pub forwards: Vec<ForwardEntry>,
     /// `proxy.socks`
@@ -209,6 +211,9 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
         profile.timeout = verify.parsed("timeout", reader, |text| {
             duration::parse(text).map_err(|why| (why, "write a duration like \"60s\"".to_owned()))
         });
+        profile.grace = verify.parsed("grace", reader, |text| {
+            duration::parse(text).map_err(|why| (why, "write a duration like \"40s\", or \"0s\"".to_owned()))
+        });
         verify.finish(reader);
     }
     if let Some(mut allow) = table.table("allow", reader) {
@@ -235,6 +240,7 @@ fn profile(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> ProfileEntry {
     let below = [
         ("targets", "verify"),
         ("timeout", "verify"),
+        ("grace", "verify"),
         ("private_key", "auth"),
         ("preshared_key", "auth"),
         ("user_pass", "auth"),

@@ -28,7 +28,7 @@ pub use find::{Place, search};
 pub use mode::Mode;
 pub use openvpn::{CheckedFile, Login, OpenVpnProfile, Provider, ProviderFile};
 pub use setting::{Origin, Setting};
-pub use settings::{Entry, Overrides, Settings, load, load_text};
+pub use settings::{Entry, GRACE, Overrides, Settings, load, load_text};
 pub use tailnet::Tailnet;
 pub(crate) use tailnet::tag;
 pub use tailscale::Joining;

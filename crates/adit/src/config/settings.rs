@@ -42,6 +42,9 @@ const OTHERS: [&str; 9] = [
 /// How long connecting and verifying may take together.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long names, routes and permissions of a tailnet may take to arrive; the longest that its maintainers report is 33 s.
+pub const GRACE: Duration = Duration::from_secs(40);
+
 /// What flags and variables say. Everything may be missing.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -53,6 +56,8 @@ pub struct Overrides {
     pub targets: Option<Setting<Vec<String>>>,
     /// The overall time.
     pub timeout: Option<Setting<Duration>>,
+    /// How long names, routes and permissions of a tailnet may take to arrive.
+    pub grace: Option<Setting<Duration>>,
     /// How programs reach the network.
     pub mode: Option<Setting<Mode>>,
     /// Whether what is doubtful is refused.
@@ -113,6 +118,8 @@ pub struct Settings {
     pub targets: Setting<Vec<String>>,
     /// How long connecting and verifying may take together.
     pub timeout: Setting<Duration>,
+    /// How long names, routes and permissions of a tailnet may take to arrive; zero takes what is missing for a failure.
+    pub grace: Setting<Duration>,
     /// The forwards.
     pub forwards: Vec<ForwardEntry>,
     /// Where the SOCKS5 proxy listens.
@@ -376,6 +383,7 @@ fn merge(
         strict: Setting::first([over.strict, profile.strict], false),
         targets: Setting::first([over.targets, profile.targets], Vec::new()),
         timeout: Setting::first([over.timeout, profile.timeout], TIMEOUT),
+        grace: Setting::first([over.grace, profile.grace], GRACE),
         forwards: profile.forwards,
         socks: Setting::first([profile.socks.map(|setting| setting.map(Some))], None),
         http: Setting::first([profile.http.map(|setting| setting.map(Some))], None),
@@ -451,6 +459,7 @@ impl Settings {
         // What belongs to another provider would only be noise.
         entries.retain(|entry| !tailnet || !OTHERS.contains(&entry.key.as_str()));
         if tailnet {
+            entries.push(entry("verify.grace", &self.grace, |time| json!(duration::display(*time))));
             entries.extend(self.tailnet.entries());
         }
         entries.extend(self.forwards.iter().enumerate().map(|(index, forward)| {
