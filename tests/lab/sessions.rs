@@ -13,6 +13,11 @@ pub(crate) const COUNTER: &str = r#"use IO::Socket::INET; $| = 1;
     my $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], Proto => "tcp") or die "connect: $@";
     for my $n (1 .. 100000) { print $s "$n\n"; my $line = <$s> // die "the connection ended"; print $line; select(undef, undef, undef, 0.02); }"#;
 
+/// A Perl program that says something to its argument's echo ten times a second, whether or not it answers.
+const CHATTER: &str = r#"use IO::Socket::INET;
+    my $s = IO::Socket::INET->new(PeerAddr => $ARGV[0], Proto => "udp") or die "socket: $@";
+    for (1 .. 3000) { $s->send("x"); select(undef, undef, undef, 0.1); }"#;
+
 fn counter(lab: &Lab) -> Process {
     let mut conf = lab.conf();
     conf.keepalive = Some(1);
@@ -85,4 +90,29 @@ fn a_connection_survives_a_move_of_the_servers_name() {
     lab.move_name("192.0.2.3");
     lab.server.ip("addr del 192.0.2.1/24 dev up0\n");
     goes_on(&counter, 50, Duration::from_secs(120));
+}
+
+#[test]
+fn a_key_that_two_machines_use_is_told() {
+    let Some(lab) = Lab::build("shared_key", &[]) else { return };
+    let machine = |name: &str| {
+        let conf = lab.write(&format!("{name}.conf"), lab.conf()).to_string_lossy().into_owned();
+        let mut up = Process::spawn(name, lab.adit(&["up", "--config", &conf]), &lab.dir.logs());
+        up.wait_for("✓ address", LIMIT);
+        let mut command = lab.adit(&["exec", "--config", &conf, "--"]);
+        command.args(["perl", "-e", CHATTER, "10.77.0.10:7"]);
+        (up, Process::spawn(&format!("{name}.chatter"), command, &lab.dir.logs()))
+    };
+    let (one, other) = (machine("one"), machine("other"));
+    // Each takes the session from the other, as soon as it has missed answers for 15 s.
+    let told = || [&one.0, &other.0].iter().any(|up| up.printed().contains("adit explain wg.key.shared"));
+    wait_until("one of them is told of the other", Duration::from_secs(180), told);
+    for up in [&one.0, &other.0] {
+        let printed = up.printed();
+        let Some((_, told)) = printed.split_once("[wg.key.shared]") else { continue };
+        assert!(
+            told.contains("sealed for a session that is not ours") && told.contains("one key pair"),
+            "{told}"
+        );
+    }
 }

@@ -62,10 +62,15 @@ pub fn failure(failure: &Failure, style: Style) -> String {
         style.paint("1", &failure.summary),
         style.paint("2", &format!("[{}]", failure.class))
     )];
-    lines.extend(failure.evidence.iter().take(2).map(|seen| format!("  seen: {}", one_line(seen))));
-    lines.extend(failure.fix.iter().take(2).map(|fix| format!("  fix:  {fix}")));
-    lines.push(format!("  more: {}", failure.docs));
+    lines.extend(reasons(failure));
     lines.join("\n")
+}
+
+/// What was seen, what mends it, and where more is said.
+fn reasons(failure: &Failure) -> impl Iterator<Item = String> {
+    let seen = failure.evidence.iter().take(2).map(|seen| format!("  seen: {}", one_line(seen)));
+    let fix = failure.fix.iter().take(2).map(|fix| format!("  fix:  {fix}"));
+    seen.chain(fix).chain([format!("  more: {}", failure.docs)])
 }
 
 /// Evidence may quote what a server said.
@@ -112,7 +117,10 @@ pub fn progress(event: &Event, style: Style) -> Option<String> {
             wait_ms.div_ceil(1000),
         )),
         Event::AuthRequired { url, .. } => Some(format!("open this page to log in:\n{url}")),
-        Event::Degraded(found) => Some(format!("{} {found}", style.paint("33", "! degraded"))),
+        Event::Degraded(found) => {
+            let head = format!("{} {found}", style.paint("33", "! degraded"));
+            Some([head].into_iter().chain(reasons(found)).collect::<Vec<_>>().join("\n"))
+        }
         Event::Recovered => Some(format!("{} checks succeed again", style.paint("32", "✓ recovered"))),
         Event::KeyExpiring { at } => {
             Some(format!("{} a key expires at {at}", style.paint("33", "! warning")))
