@@ -1,6 +1,7 @@
 //! What each fuzz target does with its bytes. `fuzz/fuzz_targets` calls these under libFuzzer on the nightly compiler,
 //! the test `corpus` calls them with the committed corpora on the stable one. Each asserts more than that nothing panics.
 
+mod channel;
 mod config;
 mod control;
 mod dns;
@@ -16,6 +17,7 @@ mod tailscale;
 mod tcp;
 mod wireguard;
 
+pub use channel::{control_answer, control_records};
 pub use config::{adit_toml, wg_quick};
 pub use control::control_message;
 pub use dns::dns_message;
@@ -37,7 +39,9 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target.
 pub const TARGETS: &[Target] = &[
     ("adit_toml", adit_toml),
+    ("control_answer", control_answer),
     ("control_message", control_message),
+    ("control_records", control_records),
     ("derp_stream", derp_stream),
     ("disco_message", disco_message),
     ("dns_message", dns_message),

@@ -34,22 +34,29 @@ pub(super) async fn exchange(
     stream.flush().await?;
     let mut received = Vec::new();
     loop {
-        if let Some((head, length)) = parse(&received)? {
-            let rest = received.split_off(length);
-            // An interim answer is followed by the real one.
-            if (100..200).contains(&head.status) && head.status != 101 {
-                received = rest;
-                continue;
-            }
-            return Ok((head, rest));
-        }
-        if received.len() > HEAD_LIMIT {
-            return Err(invalid("the head of the answer is too large"));
+        if let Some((head, length)) = head(&received)? {
+            return Ok((head, received.split_off(length)));
         }
         if stream.read_buf(&mut received).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+}
+
+/// The head of the answer and how many bytes it takes, with interim answers before it; `None` if it is not all here.
+fn head(received: &[u8]) -> io::Result<Option<(Head, usize)>> {
+    let mut skipped = 0;
+    while let Some((head, length)) = parse(&received[skipped..])? {
+        skipped += length;
+        // An interim answer is followed by the real one.
+        if head.status == 101 || !(100..200).contains(&head.status) {
+            return Ok(Some((head, skipped)));
+        }
+    }
+    if received.len() > HEAD_LIMIT {
+        return Err(invalid("the head of the answer is too large"));
+    }
+    Ok(None)
 }
 
 fn parse(received: &[u8]) -> io::Result<Option<(Head, usize)>> {
@@ -73,31 +80,45 @@ pub(super) async fn body(
     head: &Head,
     mut rest: Vec<u8>,
 ) -> io::Result<Vec<u8>> {
-    let chunked =
-        head.header("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
-    let length: Option<usize> = match head.header("content-length") {
-        Some(value) => {
-            Some(value.trim().parse().map_err(|_| invalid("the length of the answer is no number"))?)
-        }
-        None => None,
-    };
+    let mut ended = false;
     loop {
-        if chunked {
-            if let Some(body) = dechunked(&rest)? {
-                return Ok(body);
-            }
-        } else if length.is_some_and(|length| rest.len() >= length) {
-            rest.truncate(length.unwrap_or(0));
-            return Ok(rest);
+        if let Some(body) = whole(head, &rest, ended)? {
+            return Ok(body);
         }
-        if rest.len() > BODY_LIMIT {
-            return Err(invalid("the answer is too large"));
-        }
-        if stream.read_buf(&mut rest).await? == 0 {
-            let whole = !chunked && length.is_none();
-            return if whole { Ok(rest) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-        }
+        ended = stream.read_buf(&mut rest).await? == 0;
     }
+}
+
+/// The body that belongs to `head`, if all of it is in `rest`. `ended` tells that no more comes.
+fn whole(head: &Head, rest: &[u8], ended: bool) -> io::Result<Option<Vec<u8>>> {
+    let coding = head.header("transfer-encoding").unwrap_or_default();
+    let body = if coding.to_ascii_lowercase().contains("chunked") {
+        dechunked(rest)?
+    } else if let Some(length) = head.header("content-length") {
+        let length = length.trim().parse::<usize>();
+        let length = length.map_err(|_| invalid("the length of the answer is no number"))?;
+        rest.get(..length).map(<[u8]>::to_vec)
+    } else {
+        ended.then(|| rest.to_vec())
+    };
+    match body {
+        Some(body) if body.len() <= BODY_LIMIT => Ok(Some(body)),
+        None if ended => Err(io::ErrorKind::UnexpectedEof.into()),
+        None if rest.len() <= BODY_LIMIT => Ok(None),
+        _ => Err(invalid("the answer is too large")),
+    }
+}
+
+/// Status and body of the answer that these bytes are, after which the connection ended; how the requests to a control
+/// server and to the API read them.
+///
+/// # Errors
+///
+/// They are no whole answer, or one that is too large.
+pub fn answer(received: &[u8]) -> io::Result<(u16, Vec<u8>)> {
+    let (head, length) = head(received)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let body = whole(&head, &received[length..], true)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok((head.status, body))
 }
 
 /// The content of chunks (RFC 9112 §7.1); `None` if the last has not come.

@@ -13,6 +13,7 @@ mod key;
 mod keys;
 mod member;
 mod noise;
+mod records;
 mod stored;
 #[cfg(test)]
 mod testing;
@@ -27,9 +28,11 @@ pub use control::{
     CAPABILITY_VERSION, Connector, Control, MapStream, Packing, Reach, Registered, Registration,
 };
 pub use error::{ControlError, Retry};
+pub use http1::answer;
 pub use key::{auth_key, hostname};
 pub use keys::{Identity, MachineKey, secret};
 pub use member::{Auth, Member, Membership, Notice, Output, Whereabouts};
+pub use records::{Opener, PLAIN, Sealer};
 pub use tls::{client_config, trusted};
 pub use url::{ControlUrl, Proxies, TAILSCALE};
 pub use wire::map_update;

@@ -6,32 +6,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use adit_tailscale::SecretKey;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use snow::HandshakeState;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroize as _;
 
 use super::keys::MachineKey;
+use super::records::{FRAME, HEADER, Opener, Sealer, TAG};
 
 const PROTOCOL: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &str = "Tailscale Control Protocol v";
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const ERROR: u8 = 3;
-const RECORD: u8 = 4;
-/// Type and length.
-const HEADER: usize = 3;
-const TAG: usize = 16;
-/// The largest frame, header included.
-const FRAME: usize = 4096;
-/// The most that a record carries.
-const PLAIN: usize = FRAME - HEADER - TAG;
-/// What the early payload begins with; no HTTP/2 frame does.
-const EARLY: [u8; 5] = [0xff, 0xff, 0xff, b'T', b'S'];
-/// Magic and length.
-const EARLY_HEADER: usize = 9;
-/// No early payload is larger.
-const EARLY_LIMIT: usize = 64 * 1024;
 
 /// Why there is no channel.
 #[derive(Debug, thiserror::Error)]
@@ -123,65 +109,11 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect::<String>().trim().to_owned()
 }
 
-/// One direction: its key, and how many records have passed.
-struct Cipher {
-    key: LessSafeKey,
-    counter: u64,
-}
-
-impl Cipher {
-    fn new(key: &[u8; 32]) -> Self {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has the algorithm's length");
-        Self { key: LessSafeKey::new(key), counter: 0 }
-    }
-
-    fn nonce(&mut self) -> io::Result<Nonce> {
-        let counter = self.counter;
-        // The last number is not used (Noise §5.1).
-        self.counter = counter.checked_add(1).ok_or_else(|| io::Error::other("the channel is used up"))?;
-        let mut nonce = [0; 12];
-        nonce[4..].copy_from_slice(&counter.to_be_bytes());
-        Ok(Nonce::assume_unique_for_key(nonce))
-    }
-
-    /// Appends a record with `plain` in it.
-    fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let start = out.len() + HEADER;
-        out.push(RECORD);
-        out.extend_from_slice(&((plain.len() + TAG) as u16).to_be_bytes());
-        out.extend_from_slice(plain);
-        let nonce = self.nonce()?;
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[start..])
-            .map_err(|_| io::Error::other("the record cannot be sealed"))?;
-        out.extend_from_slice(tag.as_ref());
-        Ok(())
-    }
-
-    fn open<'a>(&mut self, sealed: &'a mut [u8]) -> io::Result<&'a [u8]> {
-        let nonce = self.nonce()?;
-        let plain = self.key.open_in_place(nonce, Aad::empty(), sealed);
-        plain.map(|plain| &*plain).map_err(|_| invalid("a record of the control connection is not authentic"))
-    }
-}
-
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// The bytes inside the channel. What the server sends ahead of HTTP/2 (the early payload) is taken out.
+/// The bytes inside the channel, without what the server says ahead of HTTP/2.
 pub(super) struct NoiseStream<S> {
     inner: S,
-    receive: Cipher,
-    /// Received and not opened yet: at most one frame and one read.
-    raw: Vec<u8>,
-    /// Opened; read up to `taken`.
-    plain: Vec<u8>,
-    taken: usize,
-    /// Whether what comes first has been looked at.
-    early_done: bool,
-    send: Cipher,
+    opener: Opener,
+    sealer: Sealer,
     /// Sealed; written up to `written`.
     sealed: Vec<u8>,
     written: usize,
@@ -189,60 +121,9 @@ pub(super) struct NoiseStream<S> {
 
 impl<S> NoiseStream<S> {
     fn new(inner: S, send: &[u8; 32], receive: &[u8; 32], rest: &[u8]) -> Self {
-        Self {
-            inner,
-            receive: Cipher::new(receive),
-            raw: rest.to_vec(),
-            plain: Vec::new(),
-            taken: 0,
-            early_done: false,
-            send: Cipher::new(send),
-            sealed: Vec::new(),
-            written: 0,
-        }
-    }
-
-    /// Opens the next frame, if all of it is here. Returns whether it was.
-    fn open_frame(&mut self) -> io::Result<bool> {
-        let Some((header, body)) = self.raw.split_first_chunk_mut::<HEADER>() else { return Ok(false) };
-        let length = usize::from(u16::from_be_bytes([header[1], header[2]]));
-        match header[0] {
-            RECORD if (TAG..=FRAME - HEADER).contains(&length) => {}
-            RECORD => return Err(invalid("a record of the control connection has an impossible length")),
-            _ => return Err(invalid("the control connection has a frame that is no record")),
-        }
-        let Some(sealed) = body.get_mut(..length) else { return Ok(false) };
-        let plain = self.receive.open(sealed)?;
-        if self.taken == self.plain.len() {
-            self.plain.clear();
-            self.taken = 0;
-        }
-        self.plain.extend_from_slice(plain);
-        self.raw.drain(..HEADER + length);
-        Ok(true)
-    }
-
-    /// Takes the early payload out of what came first. Returns whether reading can go on.
-    fn skip_early(&mut self) -> io::Result<bool> {
-        if self.early_done {
-            return Ok(true);
-        }
-        let seen = self.plain.len().min(EARLY.len());
-        if self.plain[..seen] != EARLY[..seen] {
-            self.early_done = true;
-            return Ok(true);
-        }
-        let Some(header) = self.plain.first_chunk::<EARLY_HEADER>() else { return Ok(false) };
-        let length = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) as usize;
-        if length > EARLY_LIMIT {
-            return Err(invalid("the early payload of the control connection is too large"));
-        }
-        if self.plain.len() < EARLY_HEADER + length {
-            return Ok(false);
-        }
-        self.taken = EARLY_HEADER + length;
-        self.early_done = true;
-        Ok(true)
+        let mut opener = Opener::new(receive);
+        opener.receive(rest);
+        Self { inner, opener, sealer: Sealer::new(send), sealed: Vec::new(), written: 0 }
     }
 }
 
@@ -266,24 +147,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
-            // A record may be empty, which is no end of the stream.
-            if this.skip_early()? && this.taken < this.plain.len() {
-                let length = out.remaining().min(this.plain.len() - this.taken);
-                out.put_slice(&this.plain[this.taken..this.taken + length]);
-                this.taken += length;
+            if let Some(plain) = this.opener.read(out.remaining())? {
+                out.put_slice(plain);
                 return Poll::Ready(Ok(()));
-            }
-            if this.open_frame()? {
-                continue;
             }
             let mut chunk = [0; FRAME];
             let mut buffer = ReadBuf::new(&mut chunk);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer))?;
             if buffer.filled().is_empty() {
-                let whole = this.raw.is_empty();
+                let whole = this.opener.is_between_records();
                 return Poll::Ready(if whole { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
             }
-            this.raw.extend_from_slice(buffer.filled());
+            this.opener.receive(buffer.filled());
         }
     }
 }
@@ -292,13 +167,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.drain(cx))?;
-        let chunk = &data[..data.len().min(PLAIN)];
-        this.send.seal(chunk, &mut this.sealed)?;
+        let taken = this.sealer.seal(data, &mut this.sealed)?;
         // The record is ours now; what the inner stream does not take at once goes with the next call.
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
         }
-        Poll::Ready(Ok(chunk.len()))
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -342,11 +216,9 @@ pub(super) mod testing {
         Some((answer, first, second))
     }
 
-    /// The server's end of a channel: what it sends is not looked at for an early payload.
+    /// The server's end of a channel.
     pub(crate) fn server_stream<S>(inner: S, first: &[u8; 32], second: &[u8; 32]) -> NoiseStream<S> {
-        let mut stream = NoiseStream::new(inner, second, first, &[]);
-        stream.early_done = true;
-        stream
+        NoiseStream::new(inner, second, first, &[])
     }
 }
 
@@ -354,6 +226,7 @@ pub(super) mod testing {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
+    use super::super::records::{EARLY, RECORD};
     use super::testing::{respond, server_stream};
     use super::*;
 
@@ -396,18 +269,6 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_of_a_record_is_big_endian() {
-        let mut cipher = Cipher::new(&[3; 32]);
-        let mut out = Vec::new();
-        cipher.seal(b"zero", &mut out).unwrap();
-        out.clear();
-        cipher.seal(b"one", &mut out).unwrap();
-        let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).unwrap());
-        let nonce = Nonce::assume_unique_for_key([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(key.open_in_place(nonce, Aad::empty(), &mut out[HEADER..]).unwrap(), b"one");
-    }
-
-    #[test]
     fn the_early_payload_is_taken_out_wherever_records_are_cut() {
         block(async {
             let mut early = EARLY.to_vec();
@@ -421,7 +282,7 @@ mod tests {
                     // `write_all` of nothing writes nothing; an empty record is legal all the same.
                     if part.is_empty() {
                         let mut record = Vec::new();
-                        server.send.seal(&[], &mut record).unwrap();
+                        server.sealer.seal(&[], &mut record).unwrap();
                         server.inner.write_all(&record).await.unwrap();
                     }
                     server.flush().await.unwrap();
@@ -461,7 +322,7 @@ mod tests {
 
             let (mut client, mut server) = pair(1024);
             let mut record = Vec::new();
-            server.send.seal(b"hello", &mut record).unwrap();
+            server.sealer.seal(b"hello", &mut record).unwrap();
             record[4] ^= 1;
             server.inner.write_all(&record).await.unwrap();
             assert_eq!(client.read_u8().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
