@@ -11,7 +11,7 @@ use adit_tailscale::netmap::{
     Peer, RegionId, SelfNode, Update,
 };
 use adit_tailscale::{Command, Config, Keys, NodeKey, Report, SecretKey, Tailscale};
-use adit_tunnel::{Dropped, Event, HostPacket, Tunnel};
+use adit_tunnel::{Dropped, Event, HostPacket, NoWay, Tunnel, Way};
 
 use crate::lab::{millis, secs};
 
@@ -64,6 +64,7 @@ struct Tailnet {
     nodes: [NodeId; 2],
     peers: [Peer; 2],
     sent: u64,
+    asked: u64,
 }
 
 impl Tailnet {
@@ -91,7 +92,7 @@ impl Tailnet {
                 ..Peer::default()
             }
         });
-        let mut this = Self { world, nodes, peers, sent: 0 };
+        let mut this = Self { world, nodes, peers, sent: 0, asked: 0 };
         for i in 0..2 {
             this.tell(i, this.map_of(i));
         }
@@ -206,6 +207,22 @@ impl Tailnet {
         self.world.tunnel(self.nodes[from]).peers(now).first().and_then(|peer| peer.endpoint)
     }
 
+    /// Asks node 0 for the way to node 1, for at most two seconds.
+    fn way(&mut self) -> Way {
+        self.asked += 1;
+        let token = self.asked;
+        self.world.find_way(self.nodes[0], INNER[1].parse().unwrap(), secs(2), token).unwrap();
+        self.run(millis(2100));
+        let answer = |event: &Event<_>| match event {
+            Event::Way { token: of, way } if *of == token => Some(way.clone()),
+            _ => None,
+        };
+        let mut answers = self.world.events(self.nodes[0]).iter().filter_map(|(_, event)| answer(event));
+        let way = answers.next().expect("every question is answered in time");
+        assert!(answers.next().is_none(), "once");
+        way
+    }
+
     fn cut_udp(&mut self, i: usize, cut: bool) {
         self.world.up(self.nodes[i]).cut = cut;
         self.world.down(self.nodes[i]).cut = cut;
@@ -252,6 +269,50 @@ fn nodes_find_a_direct_path_through_every_pair_of_nats_that_has_one() {
         let found = [tailnet.direct(0).is_some(), tailnet.direct(1).is_some()];
         assert_eq!(found, [direct; 2], "{nats:?}");
     }
+}
+
+#[test]
+fn a_node_that_is_asked_says_which_way_leads_to_it_and_what_is_in_the_way_of_another() {
+    use NatKind::{PortRestricted, Symmetric};
+    for (seed, nats) in [[None, None], [Some(PortRestricted), Some(PortRestricted)]].into_iter().enumerate() {
+        let mut tailnet = Tailnet::new(20 + seed as u64, nats);
+        tailnet.run(secs(5));
+        let mut way = tailnet.way();
+        for _ in 0..3 {
+            if way.endpoint.is_none() {
+                assert!(way.relay.as_deref() == Some("sim") && !way.obstacles.is_empty(), "{way:?}");
+                way = tailnet.way();
+            }
+        }
+        let outside = if nats[1].is_some() { NAT[1] } else { OUTER[1] };
+        assert_eq!(way.endpoint.map(|at| at.ip().to_string()).as_deref(), Some(outside), "{way:?}");
+        assert!(way.relay.is_none() && way.obstacles.is_empty() && way.rtt.is_some(), "{way:?}");
+    }
+    let mut tailnet = Tailnet::new(22, [Some(Symmetric), Some(Symmetric)]);
+    tailnet.run(secs(5));
+    for _ in 0..3 {
+        let way = tailnet.way();
+        assert_eq!((way.peer.as_str(), way.endpoint), ("node1.tail.example", None), "{way:?}");
+        assert!(way.relay.as_deref() == Some("sim") && way.rtt.is_some(), "{way:?}");
+        let said = way.obstacles.join("\n");
+        for part in ["does not answer at 198.51.100.254:", "the NAT here", "the NAT of the peer seems"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    tailnet.cut_udp(0, true);
+    tailnet.run(secs(60));
+    // The question makes the node measure its network again, which takes some seconds.
+    tailnet.way();
+    tailnet.run(secs(10));
+    let said = tailnet.way().obstacles.join("\n");
+    assert!(said.contains("UDP seems to be blocked here"), "{said}");
+    for relay in [RELAY, SECOND_RELAY] {
+        tailnet.world.stop_server(relay);
+    }
+    let way = tailnet.way();
+    assert_eq!((way.endpoint, way.relay, way.rtt), (None, None, None), "nothing leads there now");
+    let nobody = tailnet.world.find_way(tailnet.nodes[0], "100.64.9.9".parse().unwrap(), secs(2), 99);
+    assert_eq!(nobody, Err(NoWay::NoRoute));
 }
 
 #[test]

@@ -10,14 +10,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use adit_netstack::Budget;
-use adit_tunnel::{NetConfig, Prefix, PrefixTable, Tunnel};
+use adit_tunnel::{NetConfig, Prefix, PrefixTable, Tunnel, Way};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::{Driver, Gone, Mailbox, Notice, Request, Ticket};
 use crate::{
     Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, Listen, ListenFailure, Listener, Network,
     Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, TunOptions, Udp,
-    UdpFailure, UdpFlow, system,
+    UdpFailure, UdpFlow, WayFailure, system,
 };
 
 /// How long [`Network::status`] waits for fresh counters before it hands out what it has.
@@ -284,6 +284,14 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
             }
             let answer = self.ask(|_, reply| Request::Ping { to, kind, reply }).await;
             answer.unwrap_or(Err(PingFailure::Closed))
+        })
+    }
+
+    fn find_way(&self, to: IpAddr, timeout: Duration) -> BoxFuture<'_, Result<Way, WayFailure>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            self.mailbox.notify(Notice::FindWay { to: to.to_canonical(), timeout, reply });
+            answer.await.unwrap_or(Err(WayFailure::Closed))
         })
     }
 

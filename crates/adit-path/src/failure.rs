@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use adit_tunnel::Fault;
+use adit_tunnel::{Fault, NoWay};
 use serde::{Deserialize, Serialize};
 
 /// Why a TCP connection was not made.
@@ -179,6 +179,39 @@ pub enum PingFailure {
     /// The network was shut down, or the daemon is gone.
     #[error("the network was closed")]
     Closed,
+}
+
+/// Why nobody was asked for the way to an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum WayFailure {
+    /// The protocol knows one way only.
+    #[error("the network's protocol knows one way to each host, and cannot ask for it")]
+    Unsupported,
+    /// No route of the network covers the address.
+    #[error("no route of the private network covers {0}")]
+    NoRoute(IpAddr),
+    /// A budget is used up.
+    #[error("out of {0}")]
+    Exhausted(String),
+    /// The network was shut down, or the daemon is gone.
+    #[error("the network was closed")]
+    Closed,
+}
+
+impl WayFailure {
+    /// What a tunnel says of an address.
+    pub(crate) fn of(why: NoWay, to: IpAddr) -> Self {
+        match why {
+            NoWay::Unsupported => Self::Unsupported,
+            NoWay::NoRoute => Self::NoRoute(to),
+            NoWay::Busy => Self::busy(),
+        }
+    }
+
+    /// Too many such questions wait.
+    pub(crate) fn busy() -> Self {
+        Self::Exhausted("questions for ways".to_owned())
+    }
 }
 
 fn list(addresses: &[IpAddr]) -> String {

@@ -16,7 +16,7 @@ mod union;
 
 pub use adit_netstack::Budget;
 pub use engine::{CommandError, End, Engine, EngineOptions, StackOptions};
-pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure};
+pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure, WayFailure};
 pub use flow::{
     Flow, FlowHandle, FlowStream, Incoming, IncomingHandle, Listener, UdpFlow, UdpMessage, UdpSocket,
 };

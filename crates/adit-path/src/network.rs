@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
+use adit_tunnel::Way;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
     ConnectFailure, Flow, ListenFailure, Listener, PingFailure, ResolveFailure, Status, UdpFailure, UdpFlow,
+    WayFailure,
 };
 
 /// A future that a trait object can return.
@@ -38,6 +40,12 @@ pub trait Network: Send + Sync + 'static {
 
     /// Asks whether an address answers, without a connection.
     fn ping(&self, to: IpAddr, kind: PingKind) -> BoxFuture<'_, Result<Pong, PingFailure>>;
+
+    /// Asks the far end behind an address on every way that leads there. Networks whose protocol knows one way only answer
+    /// that there is no such question.
+    fn find_way(&self, _to: IpAddr, _timeout: Duration) -> BoxFuture<'_, Result<Way, WayFailure>> {
+        Box::pin(std::future::ready(Err(WayFailure::Unsupported)))
+    }
 
     /// The state of the network, and every change of it.
     fn status(&self) -> watch::Receiver<Status>;

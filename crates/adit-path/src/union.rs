@@ -6,14 +6,16 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use adit_tunnel::{NameScope, NetConfig, is_under, reverse_address};
+use adit_tunnel::{NameScope, NetConfig, Way, is_under, reverse_address};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::{
     Answer, BoxFuture, Connect, ConnectFailure, Counters, Destination, Flow, Listen, ListenFailure, Listener,
     Network, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp, UdpFailure, UdpFlow,
+    WayFailure,
 };
 
 /// Connections that wait in a listener of several networks.
@@ -157,6 +159,13 @@ impl Network for Union {
         Box::pin(async move {
             let member = self.with_route(to).ok_or(PingFailure::NoRoute(to))?;
             member.ping(to, kind).await
+        })
+    }
+
+    fn find_way(&self, to: IpAddr, timeout: Duration) -> BoxFuture<'_, Result<Way, WayFailure>> {
+        Box::pin(async move {
+            let member = self.with_route(to).ok_or(WayFailure::NoRoute(to))?;
+            member.find_way(to, timeout).await
         })
     }
 

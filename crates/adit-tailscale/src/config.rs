@@ -89,13 +89,6 @@ pub enum Command {
     LocalAddresses(Vec<IpAddr>),
     /// Use this exit node, or none.
     ExitNode(Option<String>),
-    /// Asks a peer for a pong; the answers come as [`Report::Pong`].
-    Ping {
-        /// Named in the answer.
-        token: u64,
-        /// An address of the peer.
-        to: IpAddr,
-    },
     /// The machine's network changed.
     NetworkChanged,
 }
@@ -136,15 +129,6 @@ pub enum Report {
         /// What it says.
         text: String,
     },
-    /// A peer answered [`Command::Ping`].
-    Pong {
-        /// The command's.
-        token: u64,
-        /// The way that the answer took.
-        path: Path,
-        /// The round trip.
-        rtt: Duration,
-    },
     /// A route or resolver of the tailnet was not accepted.
     Refused {
         /// What.
@@ -152,15 +136,6 @@ pub enum Report {
         /// Why, as half a sentence.
         why: &'static str,
     },
-}
-
-/// The way to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// UDP to this address.
-    Direct(SocketAddr),
-    /// Through the relays of a region.
-    Derp(RegionId),
 }
 
 /// A place where we may be found.

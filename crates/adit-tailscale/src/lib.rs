@@ -26,9 +26,7 @@ mod seal;
 pub mod stun;
 pub mod tsmp;
 
-pub use config::{
-    AcceptRoutes, Command, Config, Control, Endpoint, EndpointKind, NetInfo, Path, Proxy, Report,
-};
+pub use config::{AcceptRoutes, Command, Config, Control, Endpoint, EndpointKind, NetInfo, Proxy, Report};
 pub use error::Problem;
 pub use keys::{DiscoKey, Keys, NodeKey, ParseKeyError, SecretKey};
 pub use node::Tailscale;

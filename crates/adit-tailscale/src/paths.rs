@@ -199,6 +199,11 @@ impl Paths {
         }
     }
 
+    /// The addresses where the peer may be.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = SocketAddr> {
+        self.candidates.iter().map(|candidate| candidate.address)
+    }
+
     /// The addresses that a search pings now.
     pub(crate) fn search(&mut self, now: Instant) -> Vec<SocketAddr> {
         self.last_search = Some(now);

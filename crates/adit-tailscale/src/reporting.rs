@@ -1,8 +1,11 @@
 //! A node whose reports go somewhere by themselves.
 
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use adit_tunnel::{Deadline, Dropped, Event, HostPacket, NetInput, Outbox, OwnName, PeerStatus, Tunnel};
+use adit_tunnel::{
+    Deadline, Dropped, Event, HostPacket, NetInput, NoWay, Outbox, OwnName, PeerStatus, Tunnel,
+};
 
 use crate::{Command, Problem, Report, Tailscale};
 
@@ -73,5 +76,16 @@ impl<F: FnMut(Report)> Tunnel for Reporting<F> {
 
     fn own_name(&self) -> Option<OwnName> {
         self.node.own_name()
+    }
+
+    fn find_way(
+        &mut self,
+        now: Instant,
+        to: IpAddr,
+        timeout: Duration,
+        token: u64,
+        out: &mut Outbox,
+    ) -> Result<(), NoWay> {
+        self.with(|node| node.find_way(now, to, timeout, token, out))
     }
 }

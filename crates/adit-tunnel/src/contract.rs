@@ -50,6 +50,48 @@ pub trait Tunnel {
     fn own_name(&self) -> Option<OwnName> {
         None
     }
+    /// Asks the far end behind an address for a sign of life on every way that leads there. [`Event::Way`] with this
+    /// `token` follows, after `timeout` at the latest.
+    ///
+    /// # Errors
+    /// There is nobody to ask; the protocol knows one way only unless it says otherwise.
+    fn find_way(
+        &mut self,
+        _now: Instant,
+        _to: IpAddr,
+        _timeout: Duration,
+        _token: u64,
+        _out: &mut Outbox,
+    ) -> Result<(), NoWay> {
+        Err(NoWay::Unsupported)
+    }
+}
+
+/// Why a far end is not asked for its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWay {
+    /// The protocol has no such question.
+    Unsupported,
+    /// No far end has the address, or leads to it.
+    NoRoute,
+    /// Too many such questions wait for their answers.
+    Busy,
+}
+
+/// The way to a far end, as it is found when it is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Way {
+    /// The name of the far end, as in [`PeerStatus`].
+    pub peer: String,
+    /// Where it answered directly.
+    pub endpoint: Option<SocketAddr>,
+    /// The relay through which it answered, where it did not answer directly.
+    pub relay: Option<String>,
+    /// The round trip; `None` if nothing came back in time.
+    pub rtt: Option<Duration>,
+    /// Why it did not answer directly as far as that can be told, one sentence each.
+    pub obstacles: Vec<String>,
 }
 
 /// An error of a tunnel as a whole, with what verification and `status` show of it.
@@ -183,6 +225,13 @@ pub enum Event<E> {
     Configured(NetConfig),
     /// The tunnel waits for something that only a person can do, until the next event that says otherwise.
     Prompt(Prompt),
+    /// The answer to [`Tunnel::find_way`].
+    Way {
+        /// The question's.
+        token: u64,
+        /// What was found.
+        way: Way,
+    },
     /// Packets pass.
     Up,
     /// Packets do not pass for now; the tunnel goes on trying.
@@ -337,6 +386,12 @@ pub struct PeerStatus {
     /// The last round trip that was measured on the present way, the endpoint or the relay.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub rtt: Option<Duration>,
+    /// Whose machine it is, where the protocol tells.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub user: Option<String>,
+    /// Tags that policies refer to, where the protocol has them.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    pub tags: Vec<String>,
 }
 
 /// What a network calls this machine.

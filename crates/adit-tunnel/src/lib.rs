@@ -30,8 +30,8 @@ pub mod view;
 pub use checksum::Checksum;
 pub use config::{DnsConfig, DnsRoute, NetConfig};
 pub use contract::{
-    Deadline, Dropped, Event, Fault, HostPort, LinkId, LinkSpec, NetInput, OwnName, PeerStatus, Prompt,
-    Tunnel, TunnelError, Unreachable,
+    Deadline, Dropped, Event, Fault, HostPort, LinkId, LinkSpec, NetInput, NoWay, OwnName, PeerStatus,
+    Prompt, Tunnel, TunnelError, Unreachable, Way,
 };
 pub use cut::{Segment, Segments};
 pub use host::HostPacket;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adit_path::Network;
 
 use crate::cli::{ConnectArgs, Context, Global};
-use crate::config::{self, Origin, Overrides, Place, Setting};
+use crate::config::{self, Origin, Overrides, Place, Provider, Setting};
 use crate::control::{self, Client, ClientError, ControlSocket, Info, SocketError};
 use crate::profile::Profile;
 use crate::session::Session;
@@ -32,6 +32,34 @@ impl Access {
         Ok(Self::Private(Box::new(session)))
     }
 
+    /// Like [`open`](Self::open), for what only a tailnet can answer; `what` asks, in its failure.
+    pub(crate) async fn tailnet(
+        context: &Context,
+        connect: &ConnectArgs,
+        what: &str,
+    ) -> Result<Self, Failure> {
+        let refuse = |provider: &str| {
+            failure::usage(format!("{what} is a question for a tailnet, and this network is {provider}"))
+                .with_fix(vec![
+                    "see where packets go: adit route HOST, and who is there: adit status".to_owned(),
+                ])
+        };
+        if let Some(client) = attach(&context.global).await? {
+            let provider = client.info().await.map_err(|error| failed(&error))?.provider;
+            if provider != Provider::Tailscale.word() {
+                return Err(refuse(&provider));
+            }
+            return Ok(Self::Attached(Arc::new(client)));
+        }
+        let profile = load(context, connect)?;
+        if profile.tunnel.provider() != Provider::Tailscale {
+            return Err(refuse(profile.tunnel.provider().word()));
+        }
+        let session = Session::start(profile.tunnel.clone(), profile.engine_options())?;
+        session.up(profile.timeout).await?;
+        Ok(Self::Private(Box::new(session)))
+    }
+
     /// The network.
     pub(crate) fn network(&self) -> Arc<dyn Network> {
         match self {
@@ -51,12 +79,18 @@ impl Access {
 
 /// Starts a session of this process, which connects by itself.
 pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile, Session), Failure> {
+    let profile = load(context, connect)?;
+    let session = Session::start(profile.tunnel.clone(), profile.engine_options())?;
+    Ok((profile, session))
+}
+
+/// The profile that the flags mean, with its warnings shown.
+fn load(context: &Context, connect: &ConnectArgs) -> Result<Profile, Failure> {
     let profile = Profile::load(context, connect).map_err(|failures| context.ui.all_but_last(failures))?;
     for warning in &profile.warnings {
         context.ui.warning(warning);
     }
-    let session = Session::start(profile.tunnel.clone(), profile.engine_options())?;
-    Ok((profile, session))
+    Ok(profile)
 }
 
 /// Attaches to the running `adit up` that the flags mean, if there is one.

@@ -199,7 +199,7 @@ fn wrong_usage_ends_with_2_and_says_what_to_do() {
         "version = 1\ndefault = \"stagin\"\n\n[profile.staging]\nconfig = \"lab.conf\"\nmode = \"fast\"\ntargts = []\n\
          auth = { private_key = \"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\" }\n\n[profile.staging.verify]\ntimeout = 60\n",
     );
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 14] = [
         ("no-command", &[]),
         ("unknown-command", &["conect"]),
         ("unknown-flag", &["up", "--targt", "x"]),
@@ -211,6 +211,8 @@ fn wrong_usage_ends_with_2_and_says_what_to_do() {
         ("exposed-file", &["exec", "--config", "open.conf", "--", "true"]),
         ("incomplete-profile", &["config", "check", "corp.ovpn"]),
         ("bad-toml", &["config", "check", "bad.toml"]),
+        ("whois-without-a-tailnet", &["whois", "10.8.0.1", "--config", "lab.conf"]),
+        ("path-without-a-tailnet", &["ping", "--path", "10.8.0.1", "--config", "lab.conf"]),
         ("profile-of-a-file", &["config", "check", "lab.conf", "--profile", "x"]),
     ];
     for (name, arguments) in cases {

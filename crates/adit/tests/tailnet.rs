@@ -185,6 +185,55 @@ fn the_status_names_the_node_and_the_way_to_each_peer() {
 }
 
 #[test]
+fn the_node_behind_an_address_is_named_and_says_which_way_leads_to_it() {
+    let lab = Lab::new("whois", Rules::Strict);
+    lab.profile(&Key { ephemeral: true, reusable: true, ..Key::default() }, "");
+    let json = |arguments: &[&str], exit: i32| -> Value {
+        let output = lab.run(&[arguments, &["--json"]].concat());
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(exit), "{out}\n{err}");
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}\n{err}"))
+    };
+    // By a session of its own, then through a running one.
+    for attached in [false, true] {
+        if attached {
+            let up = lab.run(&["up", "--detach"]);
+            assert_eq!(up.status.code(), Some(0), "{}", text(&up.stderr));
+        }
+        let node = json(&["whois", "staging-db"], 0);
+        assert_eq!(node["name"], "staging-db.tail.example", "{node:#}");
+        assert_eq!((&node["user"], &node["self"]), (&"agent@example.com".into(), &false.into()), "{node:#}");
+        let address = node["addresses"][0].as_str().unwrap();
+        assert_eq!(json(&["whois", &format!("{address}:5432")], 0)["name"], node["name"]);
+        let unknown = json(&["whois", "100.99.0.1"], 31);
+        assert_eq!(unknown["failure"]["class"], "ts.peer.unknown", "{unknown:#}");
+
+        let path = json(&["ping", "--path", "staging-db", "--count", "20"], 0);
+        assert_eq!((&path["path"]["kind"], &path["peer"]), (&"direct".into(), &node["name"]), "{path:#}");
+        assert!(path["path"]["endpoint"].is_string() && path["path"]["rtt_ms"].is_number(), "{path:#}");
+        assert_eq!(path["not_direct_because"], serde_json::json!([]), "{path:#}");
+    }
+    let own = text(&lab.run(&["status"]).stdout);
+    assert!(own.contains("address    100.64."), "{own}");
+    lab.run(&["down"]);
+
+    lab.profile(&Key { ephemeral: true, reusable: true, ..Key::default() }, "udp = false\n");
+    let output = lab.run(&["ping", "--path", "staging-db", "--count", "1"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert!(
+        out.contains("staging-db.tail.example (100.64.") && out.contains("through the relay lab: "),
+        "{out}"
+    );
+    assert!(out.ends_with("not directly: UDP is switched off for this node (udp = false)\n"), "{out}");
+    lab.peer.shutdown();
+    let gone = |tailnet: &Tailnet| tailnet.nodes().iter().all(|node| !node.online);
+    assert!(lab.tailnet.wait(PATIENCE, gone));
+    let silent = json(&["ping", "--path", "staging-db", "--count", "1"], 31);
+    assert_eq!(silent["failure"]["class"], "ts.peer.offline", "{silent:#}");
+}
+
+#[test]
 fn a_name_that_comes_after_the_first_map_is_waited_for_unless_told_otherwise() {
     let lab = Lab::new("later", Rules::Headscale);
     lab.profile(&Key { ephemeral: true, reusable: true, ..Key::default() }, "");

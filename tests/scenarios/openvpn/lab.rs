@@ -88,6 +88,7 @@ fn of<A, B>(event: Event<A>, error: impl FnOnce(A) -> B) -> Event<B> {
         Event::Prompt(prompt) => Event::Prompt(prompt),
         Event::Up => Event::Up,
         Event::Down(inner) => Event::Down(error(inner)),
+        Event::Way { token, way } => Event::Way { token, way },
         Event::Failed(inner) => Event::Failed(error(inner)),
     }
 }

@@ -6,15 +6,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_netstack::{FlowId, PendingId};
+use adit_tunnel::Way;
 use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Answer, Connect, ConnectFailure, Flow, Listen, ListenFailure, Listener, PingFailure, PingKind, Pong,
-    Query, ResolveFailure, Udp, UdpFailure, UdpFlow,
+    Query, ResolveFailure, Udp, UdpFailure, UdpFlow, WayFailure,
 };
 
 /// Questions that may wait for the driver; further askers wait themselves.
@@ -81,6 +82,8 @@ pub(crate) enum Notice {
     Refuse(PendingId),
     /// Do not answer a connection.
     Ignore(PendingId),
+    /// Ask the tunnel for the way to an address.
+    FindWay { to: IpAddr, timeout: Duration, reply: oneshot::Sender<Result<Way, WayFailure>> },
     /// Publish the present status, then say so.
     Refresh(SyncSender<()>),
     /// End.

@@ -26,6 +26,7 @@ mod tcp;
 mod token;
 mod udp;
 mod watch;
+mod ways;
 
 use std::io;
 use std::net::IpAddr;
@@ -33,9 +34,9 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use adit_netstack::{Stack, StackConfig};
-use adit_tunnel::{Deadline, Event, Fault, LinkSpec, NetInput, Outbox, PrefixTable, Tunnel};
+use adit_tunnel::{Deadline, Event, Fault, LinkSpec, NetInput, Outbox, PrefixTable, Tunnel, Way};
 use mio::{Events, Poll, Registry, Waker};
-use tokio::sync::{mpsc, watch as watch_channel};
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 
 use self::bootstrap::Bootstrap;
 use self::commands::{Bell, MAX_REQUESTS};
@@ -48,9 +49,10 @@ use self::stack_end::StackEnd;
 use self::token::Source;
 use self::udp::Arena;
 use self::watch::Watch;
+use self::ways::Ways;
 use crate::engine;
 use crate::tun::TunEnd;
-use crate::{Ownership, Status};
+use crate::{Ownership, Status, WayFailure};
 
 /// Capacity of the two sides of the outbox. One receive call while the kernel merges brings 256 KiB.
 const OUTBOX: usize = 512 * 1024;
@@ -90,6 +92,7 @@ pub(crate) struct Driver<T: Tunnel> {
     commands: mpsc::Receiver<T::Command>,
     ownership: watch_channel::Sender<Ownership>,
     publisher: Publisher,
+    ways: Ways,
     ended: bool,
     failed: bool,
     /// The packet end had more to send than one turn takes.
@@ -145,6 +148,7 @@ impl<T: Tunnel> Driver<T> {
             commands,
             ownership,
             publisher,
+            ways: Ways::default(),
             ended: false,
             failed: false,
             limited: false,
@@ -231,6 +235,7 @@ impl<T: Tunnel> Driver<T> {
             if let Ok(notice) = self.notices.try_recv() {
                 match notice {
                     Notice::Shutdown => self.ended = true,
+                    Notice::FindWay { to, timeout, reply } => self.find_way(now, to, timeout, reply),
                     Notice::Refresh(done) => self.publish(now, Some(done)),
                     notice => self.end.notice(now, notice),
                 }
@@ -331,6 +336,7 @@ impl<T: Tunnel> Driver<T> {
                 }
             }
             // What has failed for good does not come back by a handshake.
+            Event::Way { token, way } => self.ways.answer(token, way),
             Event::Up | Event::Down(_) | Event::Prompt(_) if self.failed => {}
             Event::Prompt(prompt) => self.publisher.prompt(prompt),
             Event::Up => {
@@ -341,6 +347,19 @@ impl<T: Tunnel> Driver<T> {
             Event::Failed(error) => {
                 self.fail(now, Fault::from(&error));
             }
+        }
+    }
+
+    fn find_way(
+        &mut self,
+        now: Instant,
+        to: IpAddr,
+        timeout: Duration,
+        reply: oneshot::Sender<Result<Way, WayFailure>>,
+    ) {
+        let Some(token) = self.ways.ask(reply) else { return };
+        if let Err(why) = self.tunnel.find_way(now, to, timeout, token, &mut self.out) {
+            self.ways.refuse(token, WayFailure::of(why, to));
         }
     }
 

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_tunnel::{
-    Deadline, Dropped, Event, HostPacket, HostPort, LinkId, LinkSpec, NetInput, Outbox, Tunnel, Unreachable,
+    Deadline, Dropped, Event, HostPacket, HostPort, LinkId, LinkSpec, NetInput, NoWay, Outbox, Tunnel,
+    Unreachable,
 };
 
 use crate::net::{Fate, Link, Nat, Pipe, Rng};
@@ -277,6 +278,21 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
         self.serve(node);
     }
 
+    /// Asks the tunnel of a node for the way to an address; the answer is among its [`events`](Self::events).
+    ///
+    /// # Errors
+    /// What the tunnel says.
+    pub fn find_way(&mut self, node: NodeId, to: IpAddr, timeout: Duration, token: u64) -> Result<(), NoWay> {
+        let now = self.now;
+        let this = &mut self.nodes[node.0];
+        let asked = match &mut this.tunnel {
+            Some(tunnel) => tunnel.find_way(now, to, timeout, token, &mut this.out),
+            None => Err(NoWay::NoRoute),
+        };
+        self.serve(node);
+        asked
+    }
+
     /// Puts a datagram on the wire as if `from` had sent it, past all links but the receiver's.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         self.push(self.now, Happening::Arrival { from, to, data: data.to_vec() });
@@ -511,7 +527,12 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             Event::Resolve(host) => {
                 self.push(now + RESOLVE_DELAY, Happening::Answer { node, host: host.clone() });
             }
-            Event::Configured(_) | Event::Prompt(_) | Event::Up | Event::Down(_) | Event::Failed(_) => {}
+            Event::Configured(_)
+            | Event::Prompt(_)
+            | Event::Way { .. }
+            | Event::Up
+            | Event::Down(_)
+            | Event::Failed(_) => {}
         }
         self.nodes[node.0].events.push((now, event));
     }

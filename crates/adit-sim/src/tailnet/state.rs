@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) stun: SocketAddr,
     pub(super) keys: BTreeMap<String, Key>,
     pub(super) nodes: BTreeMap<i64, Known>,
+    /// Logins, in the order in which they came.
+    pub(super) users: Vec<String>,
     pub(super) pending: BTreeMap<String, Pending>,
     pub(super) filter: Value,
     pub(super) dns: Map<String, Value>,
@@ -75,6 +77,7 @@ impl State {
             stun,
             keys: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            users: Vec::new(),
             pending: BTreeMap::new(),
             filter: everybody,
             dns: Map::new(),
@@ -168,6 +171,9 @@ impl State {
             (node.key, node.expired) = (key, false);
             return json!({ "MachineAuthorized": node.authorized, "Login": { "LoginName": login } });
         }
+        if self.user(&login) == 0 {
+            self.users.push(login.clone());
+        }
         self.made += 1;
         let (id, authorized) = (self.made, !self.approval);
         let wanted = request["Hostinfo"]["Hostname"].as_str().unwrap_or("node").to_owned();
@@ -242,6 +248,9 @@ impl State {
         rest.insert("DNSConfig".to_owned(), self.dns());
         rest.insert("DERPMap".to_owned(), self.derp_map());
         rest.insert("Health".to_owned(), json!(self.health));
+        let profile =
+            |(at, login): (usize, &String)| json!({ "ID": at + 1, "LoginName": login, "DisplayName": login });
+        rest.insert("UserProfiles".to_owned(), self.users.iter().enumerate().map(profile).collect());
         if self.lock {
             rest.insert("TKAInfo".to_owned(), json!({ "Head": "AAAA" }));
         }
@@ -252,6 +261,11 @@ impl State {
         })
     }
 
+    /// The number of a user; 0 stands for none.
+    fn user(&self, login: &str) -> usize {
+        self.users.iter().position(|known| known == login).map_or(0, |at| at + 1)
+    }
+
     fn node(&self, node: &Known) -> Value {
         let address = format!("{}/32", node.address);
         let mut allowed = node.routes.clone();
@@ -260,7 +274,7 @@ impl State {
             "ID": node.id,
             "StableID": node.id.to_string(),
             "Name": format!("{}.{}.", node.name, self.domain),
-            "User": 1,
+            "User": self.user(&node.login),
             "Key": node.key,
             "DiscoKey": node.disco,
             "Addresses": [address],

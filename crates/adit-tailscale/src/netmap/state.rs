@@ -14,6 +14,8 @@ pub struct State {
     pub node: Option<SelfNode>,
     /// The peers.
     pub peers: BTreeMap<NodeId, Peer>,
+    /// Logins of the users that nodes belong to.
+    pub users: BTreeMap<i64, String>,
     /// The relays.
     pub regions: BTreeMap<RegionId, DerpRegion>,
     /// Factors on the latency of regions.
@@ -50,6 +52,7 @@ impl State {
             self.node = Some(node);
         }
         self.apply_peers(update.peers, &mut changes.peers);
+        self.users.extend(update.users);
         if let Some(derp) = update.derp {
             let before = (self.regions.clone(), self.scores.clone());
             if let Some(regions) = derp.regions {

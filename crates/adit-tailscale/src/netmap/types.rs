@@ -23,6 +23,8 @@ pub struct Update {
     pub node: Option<SelfNode>,
     /// The other nodes.
     pub peers: PeersUpdate,
+    /// Logins of users that are new or changed, by number (`UserProfiles`).
+    pub users: Vec<(i64, String)>,
     /// The relays (`DERPMap`); `None` changes nothing.
     pub derp: Option<DerpMapUpdate>,
     /// Names (`DNSConfig`); `None` changes nothing.

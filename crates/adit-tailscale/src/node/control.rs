@@ -29,7 +29,6 @@ impl Tailscale {
                 self.rebuild_routes();
                 self.configure();
             }
-            Command::Ping { token, to } => self.ping_peer(now, to, token, &mut out.net),
             Command::NetworkChanged => self.network_changed(now, &mut out.net),
         }
     }

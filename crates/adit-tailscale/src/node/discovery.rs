@@ -9,7 +9,7 @@ use super::{Socket, Tailscale, UDP};
 use crate::disco::{self, MAX_ENDPOINTS, Message, Packet};
 use crate::netcheck::{Progress, blind_choice, is_candidate, only_choice};
 use crate::netmap::RegionId;
-use crate::{DiscoKey, Endpoint, EndpointKind, NodeKey, Path, Report};
+use crate::{DiscoKey, Endpoint, EndpointKind, NodeKey, Report};
 
 /// A call names endpoints that were measured no longer ago than this.
 const FRESH: Duration = Duration::from_secs(27);
@@ -73,11 +73,7 @@ impl Tailscale {
                     tracing::info!(peer = member.name, ?via, rtt = ?ponged.rtt, "a direct path");
                 }
                 if let Some(token) = ponged.token {
-                    let path = match via {
-                        Via::Direct(from) => Path::Direct(from),
-                        Via::Relay(region, _) => Path::Derp(region),
-                    };
-                    self.report(Report::Pong { token, path, rtt: ponged.rtt });
+                    self.answered(now, token, via, ponged.rtt);
                 }
             }
             // Over UDP anybody could say where to send pings to.
@@ -146,7 +142,7 @@ impl Tailscale {
         self.send_datagram(Some(index), to, packet.bytes(), net);
     }
 
-    fn ping_packet(
+    pub(super) fn ping_packet(
         &mut self,
         now: Instant,
         index: u32,
@@ -158,20 +154,6 @@ impl Tailscale {
         member.paths.pinged(now, to, transaction, token);
         let nonce = self.random.bytes();
         Some(Packet::ping(member.shared(&self.keys), self.our_disco, nonce, &transaction, self.ours))
-    }
-
-    /// Asks a peer for pongs on every way there is.
-    pub(super) fn ping_peer(&mut self, now: Instant, to: IpAddr, token: u64, net: &mut NetQueue) {
-        let Some(index) = self.table.lookup(to).copied() else { return };
-        if let Some(packet) = self.ping_packet(now, index, None, Some(token)) {
-            self.send_relayed(now, index, packet.bytes(), net);
-        }
-        let Some(member) = self.members.get_mut(&index) else { return };
-        let best = member.paths.route(now).direct;
-        for address in member.paths.search(now).into_iter().chain(best) {
-            self.ping(now, index, address, Some(token), net);
-        }
-        self.active.insert(index);
     }
 
     /// Looks for a direct path to a peer.
@@ -187,7 +169,7 @@ impl Tailscale {
     }
 
     /// Tells a peer where we are, so that it sends pings from there; measures first where that is not known.
-    fn call(&mut self, now: Instant, index: u32, net: &mut NetQueue) {
+    pub(super) fn call(&mut self, now: Instant, index: u32, net: &mut NetQueue) {
         let fresh = self.check.last_done().is_some_and(|at| now < at + FRESH);
         let Some(member) = self.members.get_mut(&index) else { return };
         member.call_pending = !fresh;

@@ -8,13 +8,14 @@ mod peer;
 mod relaying;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_tunnel::{
-    Deadline, Dropped, Event, HostPacket, LinkId, LinkSpec, MAX_PACKET, NetConfig, NetInput, NetQueue,
+    Deadline, Dropped, Event, HostPacket, LinkId, LinkSpec, MAX_PACKET, NetConfig, NetInput, NetQueue, NoWay,
     Outbox, OwnName, PeerStatus, PrefixTable, Tunnel, Unreachable,
 };
 use adit_wireguard::{Limiter, OVERHEAD, PrivateKey, PublicKey};
@@ -30,6 +31,7 @@ use crate::seal::Random;
 use crate::{Command, Config, DiscoKey, Endpoint, Keys, NetInfo, NodeKey, Problem, Report};
 use calls::Calls;
 use peer::Member;
+use ways::Ask;
 
 /// The UDP socket of WireGuard, disco and STUN.
 const UDP: LinkId = LinkId(0);
@@ -100,6 +102,7 @@ pub struct Tailscale {
     phase: Phase,
     config: NetConfig,
     random: Random,
+    asks: Vec<Ask>,
     reports: VecDeque<Report>,
     events: VecDeque<Event<Problem>>,
     /// Where a packet lies while it is sealed, and where it is sealed to.
@@ -145,6 +148,7 @@ impl Tailscale {
             phase: Phase::Starting,
             config: NetConfig::default(),
             random: Random::new(seed),
+            asks: Vec::new(),
             reports: VecDeque::new(),
             events: VecDeque::new(),
             plain: vec![0; MAX_PACKET].into_boxed_slice(),
@@ -193,7 +197,7 @@ impl Tailscale {
         let in_use = member.session.is_some() || member.paths.is_active();
         let relay = self.relay_of(member).filter(|_| in_use && endpoint.is_none());
         PeerStatus {
-            name: if member.name.is_empty() { member.key.to_string() } else { member.name.clone() },
+            name: member.label(),
             endpoint,
             prefixes: member.prefixes.clone(),
             handshake_age: member
@@ -211,6 +215,11 @@ impl Tailscale {
             online: peer.and_then(|peer| peer.online),
             rtt: member.paths.rtt(now).filter(|_| endpoint.is_some() || relay.is_some()),
             relay: relay.map(|id| self.region_name(id)),
+            // A tagged node belongs to nobody.
+            user: peer
+                .filter(|peer| peer.tags.is_empty())
+                .and_then(|peer| self.state.users.get(&peer.user).cloned()),
+            tags: peer.map(|peer| peer.tags.clone()).unwrap_or_default(),
         }
     }
 
@@ -351,6 +360,7 @@ impl Tunnel for Tailscale {
             }
         }
         self.serve_peers(now, &mut out.net);
+        self.go_on_asking(now, &mut out.net);
         self.evaluate(now);
     }
 
@@ -366,7 +376,8 @@ impl Tunnel for Tailscale {
         let check = self.check_again.map(|at| Deadline { at, why: "measure again" });
         let peers = self.active.iter().filter_map(|index| self.members.get(index));
         let peers = peers.map(Member::poll_timeout).fold(None, Deadline::earlier);
-        [reopen, check, peers, self.relays.poll_timeout(), self.check.poll_timeout()]
+        let asks = self.asks_timeout();
+        [reopen, check, peers, asks, self.relays.poll_timeout(), self.check.poll_timeout()]
             .into_iter()
             .fold(None, Deadline::earlier)
     }
@@ -384,5 +395,16 @@ impl Tunnel for Tailscale {
     fn own_name(&self) -> Option<OwnName> {
         let node = self.state.node.as_ref()?;
         Some(OwnName { name: node.name.clone(), tags: node.tags.clone() })
+    }
+
+    fn find_way(
+        &mut self,
+        now: Instant,
+        to: IpAddr,
+        timeout: Duration,
+        token: u64,
+        out: &mut Outbox,
+    ) -> Result<(), NoWay> {
+        self.ask(now, to, timeout, token, &mut out.net)
     }
 }

@@ -99,6 +99,11 @@ impl Member {
         self.paths.set_endpoints(now, &peer.endpoints);
     }
 
+    /// The name for people: the key where there is no other.
+    pub(super) fn label(&self) -> String {
+        if self.name.is_empty() { self.key.to_string() } else { self.name.clone() }
+    }
+
     /// What our disco keys share.
     pub(super) fn shared(&mut self, keys: &Keys) -> &Shared {
         let theirs = self.disco;

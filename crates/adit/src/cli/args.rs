@@ -8,7 +8,9 @@ use adit_providers::tailscale::ControlUrl;
 use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs, StatusArgs, UpArgs, VerifyArgs};
+use super::{
+    DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs, StatusArgs, UpArgs, VerifyArgs, WhoisArgs,
+};
 use crate::config::Provider;
 use crate::config::{Mode, duration};
 
@@ -282,6 +284,8 @@ pub enum Command {
     Route(RouteArgs),
     /// Ask whether a host of the network answers
     Ping(PingArgs),
+    /// Say which node of a tailnet has an address, and whose it is
+    Whois(WhoisArgs),
     /// See all of it at work on this machine: an embedded private network, verified, and a program in it
     Demo(DemoArgs),
     /// A small PostgreSQL client for the demo

@@ -242,4 +242,24 @@ pub struct PingArgs {
     /// Connect to this TCP port in place of an ICMP echo
     #[arg(long, env = "ADIT_TCP", hide_env = true, value_name = "PORT")]
     pub tcp: Option<u16>,
+    /// Tailscale: ask the node itself which way leads there, directly or by which relay, and why not directly
+    ///
+    /// It asks again until the node answers directly, at most --count times.
+    #[arg(long, env = "ADIT_PATH", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), conflicts_with = "tcp")]
+    pub path: bool,
+}
+
+/// `adit whois`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit whois 100.64.0.7
+  adit whois --json 10.8.0.12           # the node that leads to an address behind it")]
+pub struct WhoisArgs {
+    /// How to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// An address, with or without a port, or a name
+    #[arg(value_name = "ADDR")]
+    pub address: String,
 }

@@ -12,6 +12,7 @@ pub(crate) mod explain;
 pub(crate) mod forward;
 pub(crate) mod man;
 pub(crate) mod nc;
+mod path;
 pub(crate) mod ping;
 pub(crate) mod proxy;
 pub(crate) mod route;
@@ -19,6 +20,7 @@ pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod verify;
 pub(crate) mod version;
+pub(crate) mod whois;
 
 use adit_providers::{Reader, SecretSource, SourceError};
 

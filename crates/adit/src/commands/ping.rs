@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::access::Access;
 use crate::cli::{Context, PingArgs};
-use crate::commands::until_interrupted;
+use crate::commands::{path, until_interrupted};
 use crate::fronts::Target;
 use crate::session::runtime;
 use crate::{Exit, Failure, failure};
@@ -17,10 +17,13 @@ use crate::{Exit, Failure, failure};
 /// Payload bytes of an echo, as ping(8) sends them.
 const SIZE: u16 = 56;
 /// Time between two echoes.
-const PACE: Duration = Duration::from_secs(1);
+pub(super) const PACE: Duration = Duration::from_secs(1);
 
 /// Asks whether a host answers inside the network.
 pub(crate) fn run(context: &mut Context, args: &PingArgs) -> Result<Exit, Failure> {
+    if args.path {
+        return path::run(context, args);
+    }
     runtime()?.block_on(until_interrupted(async {
         let access = Access::open(context, &args.connect).await?;
         let outcome = ping(context, args, &*access.network()).await;
@@ -86,7 +89,8 @@ async fn once(
     }
 }
 
-async fn resolve(network: &dyn Network, host: &str, words: &Words) -> Result<IpAddr, Failure> {
+/// The address of a host, which may be one itself.
+pub(super) async fn resolve(network: &dyn Network, host: &str, words: &Words) -> Result<IpAddr, Failure> {
     let target = Target::new(host, 0).map_err(|error| failure::usage(error.to_string()))?;
     match target.host {
         Destination::Address(address) => Ok(address),
@@ -102,6 +106,6 @@ async fn resolve(network: &dyn Network, host: &str, words: &Words) -> Result<IpA
     }
 }
 
-fn ms(time: Duration) -> f64 {
+pub(super) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }

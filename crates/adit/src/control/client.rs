@@ -11,9 +11,9 @@ use std::time::Duration;
 use adit_path::{
     Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, FlowHandle, Listen, ListenFailure,
     Listener, Network, Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp,
-    UdpFailure, UdpFlow,
+    UdpFailure, UdpFlow, WayFailure,
 };
-use adit_tunnel::Fault;
+use adit_tunnel::{Fault, Way};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -379,6 +379,16 @@ impl Network for Client {
                 Ok((Reply::Refused(why), _)) => Err(PingFailure::Exhausted(why)),
                 Err(ClientError::Silent) => Err(PingFailure::TimedOut(patience)),
                 _ => Err(PingFailure::Closed),
+            }
+        })
+    }
+
+    fn find_way(&self, to: IpAddr, timeout: Duration) -> BoxFuture<'_, Result<Way, WayFailure>> {
+        Box::pin(async move {
+            match self.begin(Request::FindWay { to, timeout }, timeout).await {
+                Ok((Reply::Way(outcome), _)) => outcome,
+                Ok((Reply::Refused(why), _)) => Err(WayFailure::Exhausted(why)),
+                _ => Err(WayFailure::Closed),
             }
         })
     }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use adit_path::{
     Answer, Connect, ConnectFailure, Listen, ListenFailure, PingFailure, PingKind, Pong, Query,
-    ResolveFailure, Status, Udp, UdpFailure,
+    ResolveFailure, Status, Udp, UdpFailure, WayFailure,
 };
+use adit_tunnel::Way;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,13 @@ pub enum Request {
         /// How.
         kind: PingKind,
     },
+    /// [`Network::find_way`](adit_path::Network::find_way). Answered by [`Reply::Way`].
+    FindWay {
+        /// To whom.
+        to: IpAddr,
+        /// How long to wait at most.
+        timeout: Duration,
+    },
     /// Verify the daemon's own targets again. Answered by [`Reply::Verified`].
     Verify,
     /// Add a local forward, written as on the command line. Answered by [`Reply::Forwarded`].
@@ -133,6 +141,8 @@ pub enum Reply {
     },
     /// To [`Request::Ping`].
     Pong(Result<Pong, PingFailure>),
+    /// To [`Request::FindWay`].
+    Way(Result<Way, WayFailure>),
     /// To [`Request::Verify`]: the report (`adit.verify/1`).
     Verified(Result<serde_json::Value, String>),
     /// To [`Request::Forward`]: where it listens.
@@ -243,6 +253,7 @@ impl Request {
                 options.keepalive = options.keepalive.map(|keepalive| keepalive.min(MAX_WAIT));
             }
             Self::Ping { kind: PingKind::Icmp { timeout, .. }, .. } => *timeout = (*timeout).min(MAX_WAIT),
+            Self::FindWay { timeout, .. } => *timeout = (*timeout).min(MAX_WAIT),
             Self::Info
             | Self::Watch
             | Self::Attach

@@ -159,6 +159,10 @@ async fn converse(shared: &Shared, mut connection: Connection) -> Result<(), Wir
             let pong = while_connected(&mut connection, network.ping(to, kind)).await?;
             connection.send(&Reply::Pong(pong)).await
         }
+        Request::FindWay { to, timeout } => {
+            let way = while_connected(&mut connection, network.find_way(to, timeout)).await?;
+            connection.send(&Reply::Way(way)).await
+        }
         Request::Verify => {
             let report = while_connected(&mut connection, shared.service.verify()).await?;
             connection.send(&Reply::Verified(report)).await

@@ -12,6 +12,7 @@ use adit_tailscale::netmap::{
 use adit_tunnel::Prefix;
 use serde_json::value::RawValue;
 
+use super::super::noise::printable;
 use super::addresses::{legacy_region, name, parsed, region, resolver, set};
 use super::read::{element, elements};
 use super::response::{self, MapResponse};
@@ -25,6 +26,10 @@ pub(in crate::tailscale) fn update(message: &MapResponse<'_>, now: SystemTime, l
     Update {
         node: message.node.and_then(|raw| element("Node", raw)).map(|node| self_node(node, now)),
         peers: peers(message, now, local),
+        users: elements::<response::UserProfile>("UserProfiles", message.user_profiles)
+            .into_iter()
+            .filter_map(user)
+            .collect(),
         derp: message.derp_map.and_then(|raw| element("DERPMap", raw)).map(derp_map),
         dns: message.dns_config.and_then(|raw| element("DNSConfig", raw)).map(dns),
         filter: filter(message),
@@ -32,6 +37,12 @@ pub(in crate::tailscale) fn update(message: &MapResponse<'_>, now: SystemTime, l
             on: info.head.as_ref().is_some_and(|head| !head.is_empty()) && info.disabled != Some(true),
         }),
     }
+}
+
+/// The number and the login of a user.
+fn user(profile: response::UserProfile) -> Option<(i64, String)> {
+    let login = profile.login_name.filter(|login| !login.is_empty()).or(profile.display_name)?;
+    Some((profile.id, printable(login.as_bytes())))
 }
 
 /// A key that can be read, or none.

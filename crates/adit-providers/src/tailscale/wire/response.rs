@@ -45,6 +45,8 @@ pub(in crate::tailscale) struct MapResponse<'a> {
     pub(in crate::tailscale) peers_removed: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(in crate::tailscale) peers_changed_patch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(in crate::tailscale) user_profiles: Option<&'a RawValue>,
     /// Keys are node numbers, as text.
     pub(in crate::tailscale) peer_seen_change: Option<BTreeMap<String, bool>>,
     pub(in crate::tailscale) online_change: Option<BTreeMap<String, bool>>,
@@ -124,6 +126,16 @@ pub(in crate::tailscale) struct Node {
     #[serde(rename = "IsWireGuardOnly")]
     pub(in crate::tailscale) is_wireguard_only: Option<bool>,
     pub(in crate::tailscale) is_jailed: Option<bool>,
+}
+
+/// `tailcfg.UserProfile`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(in crate::tailscale) struct UserProfile {
+    #[serde(rename = "ID")]
+    pub(in crate::tailscale) id: i64,
+    pub(in crate::tailscale) login_name: Option<String>,
+    pub(in crate::tailscale) display_name: Option<String>,
 }
 
 /// `tailcfg.PeerChange`
