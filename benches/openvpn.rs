@@ -89,6 +89,7 @@ fn path(group: &mut Group<'_>, suite: Suite, size: usize) {
         fragment: None,
         mssfix: MssFix::Default,
         tun_mtu: 1500,
+        envelope: 0,
     };
     let (mut near, mut far) = (Channel::new(shape), Channel::new(shape));
     let to: SocketAddr = "192.0.2.1:1194".parse().unwrap();

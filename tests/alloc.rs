@@ -159,6 +159,7 @@ mod openvpn {
                     fragment,
                     mssfix: MssFix::Default,
                     tun_mtu: 1500,
+                    envelope: 0,
                 };
                 let mut ends = [Role::Client, Role::Server].map(|role| {
                     let parameters = Parameters { role, key_id: 0, peer_id: Some(1), replay_window: 64 };

@@ -48,7 +48,7 @@ pub enum Cause {
     HttpProxy(String),
     /// A SOCKS proxy does not let us through.
     SocksProxy(String),
-    /// A proxy refuses its user or password.
+    /// A proxy does not accept our login, and will not at the next time.
     ProxyLogin {
         /// It is an HTTP proxy.
         http: bool,
@@ -240,7 +240,7 @@ impl fmt::Display for Cause {
             ),
             Self::HttpProxy(words) => write!(f, "the HTTP proxy does not let us through: {words}"),
             Self::SocksProxy(words) => write!(f, "the SOCKS proxy does not let us through: {words}"),
-            Self::ProxyLogin { words, .. } => write!(f, "the proxy refuses its user or password: {words}"),
+            Self::ProxyLogin { words, .. } => write!(f, "the proxy does not accept our login: {words}"),
             Self::Protocol(words) => write!(f, "what answers does not speak OpenVPN as expected: {words}"),
             Self::Tls(error) => match TrustError::of(error) {
                 Some(trust) => trust.fmt(f),

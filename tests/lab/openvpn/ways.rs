@@ -93,35 +93,3 @@ fn a_server_is_reached_over_ipv6() {
         reaches(&lab, &server, &[], PEER);
     }
 }
-
-#[test]
-fn proxies_carry_the_connection() {
-    let Some(mut lab) = Lab::build("openvpn_proxies", PARTS) else { return };
-    let server = Server::new().tcp(true);
-    lab.start_openvpn(&server);
-    let conf = "Port 8888\nListen 192.0.2.80\nAllow 192.0.2.0/24\nBasicAuth u1 p1\nConnectPort 1194\nMaxClients 10\nUser nobody\n";
-    let conf = lab.write("tinyproxy.conf", conf);
-    let mut http = lab.server.command("tinyproxy");
-    http.arg("-d").arg("-c").arg(&conf);
-    lab.spawn("tinyproxy", http);
-    let mut socks = lab.server.command("microsocks");
-    socks.args(["-i", "192.0.2.80", "-p", "1080", "-u", "u1", "-P", "p1"]);
-    lab.spawn("microsocks", socks);
-    for port in ["8888", "1080"] {
-        let listens = format!("192.0.2.80:{port}");
-        wait_until("the proxy listens", LIMIT, || {
-            let at = listens.parse().unwrap();
-            lab.server.enter(|| std::net::TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok())
-        });
-    }
-    let login = "<http-proxy-user-pass>\nu1\np1\n</http-proxy-user-pass>";
-    let through = server.clone().profile(&format!("http-proxy 192.0.2.80 8888 auto\n{login}"));
-    reaches(&lab, &through, &[], PEER);
-    let login = lab.write("proxy-login", "u1\np1\n");
-    let through = server.clone().profile(&format!("socks-proxy 192.0.2.80 1080 {}", login.display()));
-    reaches(&lab, &through, &[], PEER);
-
-    let wrong = "<http-proxy-user-pass>\nu1\nwrong\n</http-proxy-user-pass>";
-    let through = server.profile(&format!("http-proxy 192.0.2.80 8888 auto\n{wrong}"));
-    super::is_kept_out(&lab, &through, &["--timeout", "10s"], "ovpn.http_proxy");
-}

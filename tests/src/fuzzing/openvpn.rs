@@ -22,6 +22,7 @@ fn shape(bits: u8) -> Shape {
         fragment: (bits & 0x40 != 0).then_some(1200),
         mssfix: MssFix::Default,
         tun_mtu: 1500,
+        envelope: 0,
     }
 }
 

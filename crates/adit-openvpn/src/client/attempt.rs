@@ -23,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) link: LinkId,
-    /// The server's address; of a proxy's client, the proxy's.
+    /// The server's address; of a proxy's client, the proxy's or that of its relay.
     pub(crate) server: SocketAddr,
     pub(crate) remote: usize,
     pub(crate) started: Instant,
@@ -39,7 +39,16 @@ pub(crate) struct Attempt {
     pub(crate) unreachable: u32,
     /// The conversation with a proxy on the way.
     pub(crate) proxy: Option<Box<Proxy>>,
+    /// The proxy that relays our datagrams.
+    pub(crate) relay: Option<Relay>,
     pub(crate) step: Step,
+}
+
+/// A SOCKS proxy relays our datagrams for as long as the stream lasts on which we asked it to (RFC 1928 §7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relay {
+    pub(crate) stream: LinkId,
+    pub(crate) proxy: SocketAddr,
 }
 
 /// How far a call is.
@@ -121,6 +130,11 @@ impl Attempt {
             Step::Session(session, _) => Some(session),
             Step::Opening | Step::Proxy => None,
         }
+    }
+
+    /// What is open for it.
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> {
+        std::iter::once(self.link).chain(self.relay.map(|relay| relay.stream))
     }
 
     /// Whether the server has answered.

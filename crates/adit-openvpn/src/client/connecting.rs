@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_tunnel::{Dropped, Event, HostPort, LinkId, LinkSpec, Outbox, Unreachable};
 
-use super::attempt::{Attempt, Step, Wait};
+use super::attempt::{Attempt, Relay, Step, Wait};
 use super::remotes::{Next, State, fits, literal};
 use super::{EAGER, EAGER_PAUSE, OpenVpn};
 use crate::error::Cause;
@@ -126,13 +126,12 @@ impl OpenVpn {
     /// Opens a link to a server.
     pub(super) fn call(&mut self, now: Instant, remote: usize, server: SocketAddr) -> Option<Attempt> {
         let config = self.config.remotes.get(remote)?;
-        let spec = match config.transport {
-            // A port that the connection beside holds cannot be had twice.
-            Transport::Udp => LinkSpec::Udp { port: config.local_port.filter(|_| self.up.is_none()) },
-            Transport::Tcp => LinkSpec::Tcp { to: server },
+        let spec = match (config.transport, &config.via) {
+            (Transport::Udp, None) => self.datagrams(config),
+            (Transport::Tcp, _) | (_, Some(_)) => LinkSpec::Tcp { to: server },
         };
         let random = self.random.next();
-        let proxy = config.via.as_ref().map(|via| Box::new(Proxy::new(via, &config.host, random)));
+        let proxy = config.via.as_ref().map(|via| Box::new(Proxy::new(via, config, random)));
         let connect_timeout = config.connect_timeout;
         let link = self.open_link(spec);
         tracing::debug!(%server, "calling");
@@ -147,8 +146,15 @@ impl OpenVpn {
             released: None,
             unreachable: 0,
             proxy,
+            relay: None,
             step: Step::Opening,
         })
+    }
+
+    /// The link of a server that is called with datagrams.
+    fn datagrams(&self, remote: &Remote) -> LinkSpec {
+        // A port that the connection beside holds cannot be had twice.
+        LinkSpec::Udp { port: remote.local_port.filter(|_| self.up.is_none()) }
     }
 
     fn open_link(&mut self, spec: LinkSpec) -> LinkId {
@@ -186,6 +192,17 @@ impl OpenVpn {
                 self.begin_session(now, attempt, out);
                 return (used, None);
             }
+            Ok(ProxyStep::Relay(at)) => {
+                let Some(remote) = self.config.remotes.get(attempt.remote) else { return (0, None) };
+                let datagrams = self.datagrams(remote);
+                attempt.relay = Some(Relay { stream: attempt.link, proxy: attempt.server });
+                // A proxy that names no address means its own.
+                let ip = Some(at.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(attempt.server.ip());
+                attempt.server = SocketAddr::new(ip, at.port());
+                attempt.proxy = None;
+                attempt.link = self.open_link(datagrams);
+                attempt.step = Step::Opening;
+            }
             Ok(ProxyStep::Reconnect) => {
                 self.events.push_back(Event::CloseLink(attempt.link));
                 attempt.link = self.open_link(LinkSpec::Tcp { to: attempt.server });
@@ -204,6 +221,7 @@ impl OpenVpn {
                 link: attempt.link,
                 server: attempt.server,
                 stream: remote.transport == Transport::Tcp,
+                envelope: attempt.relay.map(|_| proxy::datagram_header(&remote.host).into()),
             },
             session_id: self.random.session_id(),
             wrap: &remote.wrap,
@@ -259,7 +277,7 @@ impl OpenVpn {
         let Some(line) = self.lines.get_mut(at) else { return };
         let remote = line.remote();
         if let State::Trying(attempt) = std::mem::replace(&mut line.state, State::Parked) {
-            self.events.push_back(Event::CloseLink(attempt.link));
+            self.close_links(attempt.links());
         }
         let hopeless = ending.cause.is_hopeless() && self.was_up.is_none();
         let error = self.error(remote, ending.cause, seen);
@@ -362,9 +380,6 @@ fn impossible(remote: &Remote) -> Option<Cause> {
     match (&remote.via, remote.transport) {
         (Some(Via::Http { .. }), Transport::Udp) => {
             Some(Cause::HttpProxy("it carries TCP alone, and the server is called over UDP".to_owned()))
-        }
-        (Some(Via::Socks { .. }), Transport::Udp) => {
-            Some(Cause::SocksProxy("UDP through SOCKS is not supported; use a `remote` with tcp".to_owned()))
         }
         _ => None,
     }

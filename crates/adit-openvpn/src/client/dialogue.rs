@@ -1,5 +1,6 @@
 //! What an attempt and the server say to each other once keys are exchanged: logins, questions, the configuration.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_tunnel::{Event, NetConfig, Outbox, Prompt};
@@ -204,6 +205,7 @@ impl OpenVpn {
             fragment: remote.fragment,
             mssfix: remote.mssfix,
             tun_mtu: net.mtu,
+            envelope: 0,
         };
         let (ping, restart) = pings(pushed, &self.config);
         let keepalive = Keepalive {
@@ -217,8 +219,12 @@ impl OpenVpn {
             (pushed.flags.cc_exit, pushed.exit_notify.unwrap_or(remote.exit_notify));
         let step = std::mem::replace(&mut attempt.step, Step::Opening);
         let Step::Session(session, wait) = step else { return None };
-        let channel = Channel::new(shape);
+        let channel = match &session.carrier().envelope {
+            Some(envelope) => Channel::through(shape, Arc::clone(envelope)),
+            None => Channel::new(shape),
+        };
         let mut up = Up::new(now, *session, channel, wait.pull, attempt.remote, keepalive);
+        up.relay = attempt.relay;
         up.doubtful_framing = frames;
         up.exit_in_tls = exit_in_tls;
         up.exit_notify = exit_notify;

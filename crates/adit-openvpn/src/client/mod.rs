@@ -244,14 +244,18 @@ impl OpenVpn {
         }
         self.drop_spare();
         if let Some(up) = self.up.take() {
-            self.events.push_back(Event::CloseLink(up.link()));
+            self.close_links(up.links());
         }
+    }
+
+    fn close_links(&mut self, links: impl Iterator<Item = LinkId>) {
+        self.events.extend(links.map(Event::CloseLink));
     }
 
     fn drop_spare(&mut self) {
         (self.spare_after, self.adopt_at) = (None, None);
         if let Some(spare) = self.spare.take() {
-            self.events.push_back(Event::CloseLink(spare.link));
+            self.close_links(spare.links());
         }
     }
 
@@ -259,14 +263,14 @@ impl OpenVpn {
     fn park(&mut self, at: usize) {
         let Some(line) = self.lines.get_mut(at) else { return };
         if let State::Trying(attempt) = std::mem::replace(&mut line.state, State::Parked) {
-            self.events.push_back(Event::CloseLink(attempt.link));
+            self.close_links(attempt.links());
         }
     }
 
     /// The connection is lost: the same server is called first, unless it said otherwise.
     fn lost(&mut self, now: Instant, cause: Cause, next_remote: bool) {
         let Some(up) = self.up.take() else { return };
-        self.events.push_back(Event::CloseLink(up.link()));
+        self.close_links(up.links());
         self.was_up = Some(now);
         let lived = now.saturating_duration_since(up.since);
         let taken = matches!(cause, Cause::Restart(_) | Cause::Silence(_) | Cause::Restarted);
@@ -287,7 +291,7 @@ impl OpenVpn {
             self.park(at);
             let line = &mut self.lines[at];
             if line.stand_at(up.remote) {
-                line.leave(up.session.carrier().server);
+                line.leave(up.called());
                 if next_remote {
                     let _ = line.advance(remotes::Next::Remote, false, &self.config.retry);
                 }
@@ -307,7 +311,7 @@ impl OpenVpn {
         match self.lines.iter_mut().find_map(|line| line.stand_at(spare.remote).then_some(line)) {
             Some(line) => line.state = State::Trying(spare),
             None => {
-                self.events.push_back(Event::CloseLink(spare.link));
+                self.close_links(spare.links());
                 self.begin_attempts(now);
             }
         }

@@ -15,6 +15,7 @@ use super::up::Verdict;
 use super::{Command, OpenVpn};
 use crate::error::{Cause, OpenVpnError};
 use crate::message::{AuthFailure, Message};
+use crate::proxy;
 use crate::push::Progress;
 use crate::session::Report;
 use crate::wire::First;
@@ -33,10 +34,11 @@ enum Place {
 
 impl OpenVpn {
     fn place(&self, link: LinkId) -> Option<Place> {
-        if self.spare.as_ref().is_some_and(|spare| spare.link == link) {
+        let uses = |attempt: &Attempt| attempt.links().any(|used| used == link);
+        if self.spare.as_deref().is_some_and(uses) {
             return Some(Place::Spare);
         }
-        let is = |state: &State| matches!(state, State::Trying(attempt) if attempt.link == link);
+        let is = |state: &State| matches!(state, State::Trying(attempt) if uses(attempt));
         self.lines.iter().position(|line| is(&line.state)).map(Place::Line)
     }
 
@@ -79,7 +81,7 @@ impl OpenVpn {
             let seen = self.evidence(now, &attempt, &ending.cause);
             match place {
                 Place::Spare => {
-                    self.events.push_back(Event::CloseLink(attempt.link));
+                    self.close_links(attempt.links());
                     self.spare_after = Some(now + CALL_AGAIN);
                 }
                 Place::Line(at) => {
@@ -109,7 +111,7 @@ impl OpenVpn {
                 }
             }
         } else {
-            self.events.push_back(Event::CloseLink(attempt.link));
+            self.close_links(attempt.links());
         }
         Some(result)
     }
@@ -147,6 +149,10 @@ impl OpenVpn {
         if let Some(up) = &mut self.up
             && up.link() == link
         {
+            let data = match up.relay {
+                Some(_) => proxy::open_datagram(data)?,
+                None => data,
+            };
             return self.up_packet(now, from, data, out);
         }
         let place = self.place(link).ok_or(Dropped::Unexpected)?;
@@ -154,6 +160,11 @@ impl OpenVpn {
             if from.is_some_and(|from| from != attempt.server) {
                 return (Err(Dropped::Unexpected), None);
             }
+            let data = match attempt.relay.map(|_| proxy::open_datagram(data)) {
+                Some(Ok(datagram)) => datagram,
+                Some(Err(dropped)) => return (Err(dropped), None),
+                None => data,
+            };
             match this.attempt_packet(now, attempt, data, out) {
                 Ok(ending) => (Ok(()), ending),
                 Err(dropped) => (Err(dropped), None),
@@ -301,6 +312,10 @@ impl OpenVpn {
         if data.is_empty() {
             return Ok(());
         }
+        if self.is_relays(link) {
+            // A proxy has nothing to say once it relays.
+            return Err(Dropped::Unexpected);
+        }
         let mut framer = self.framers.remove(&link).unwrap_or_default();
         let mut outcome = Ok(());
         let framed = framer.push(data, |packet| {
@@ -320,9 +335,16 @@ impl OpenVpn {
         outcome
     }
 
+    /// Whether a proxy was asked on this stream to relay datagrams.
+    fn is_relays(&self, link: LinkId) -> bool {
+        let attempt = self.place(link).and_then(|place| self.attempt(place));
+        let relays = [attempt.and_then(|attempt| attempt.relay), self.up.as_ref().and_then(|up| up.relay)];
+        relays.into_iter().flatten().any(|relay| relay.stream == link)
+    }
+
     /// A link is of no use any more.
     fn link_ended(&mut self, now: Instant, link: LinkId, cause: Cause) {
-        if self.up.as_ref().is_some_and(|up| up.link() == link) {
+        if self.up.as_ref().is_some_and(|up| up.links().any(|used| used == link)) {
             return self.lost(now, cause, false);
         }
         if let Some(place) = self.place(link) {
@@ -332,6 +354,10 @@ impl OpenVpn {
 
     fn closed(&mut self, now: Instant, link: LinkId, error: Option<std::io::ErrorKind>) {
         use std::io::ErrorKind;
+        if self.is_relays(link) {
+            let cause = Cause::SocksProxy("it has stopped to relay our datagrams".to_owned());
+            return self.link_ended(now, link, cause);
+        }
         let attempt = self.place(link).and_then(|place| self.attempt(place));
         if let Some(Attempt { step: Step::Proxy | Step::Opening, proxy: Some(proxy), .. }) = attempt {
             let words = match error {
@@ -383,7 +409,7 @@ impl OpenVpn {
     /// Calls a silent server beside the connection.
     fn call_beside(&mut self, now: Instant) {
         let Some(up) = &self.up else { return };
-        let (remote, server) = (up.remote, up.session.carrier().server);
+        let (remote, server) = (up.remote, up.called());
         // An attempt that must be answered by somebody is not begun on suspicion.
         if self.wallet.question().is_none() {
             tracing::info!(%server, "the server is silent and is called anew");

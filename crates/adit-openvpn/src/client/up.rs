@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use adit_tunnel::{Dropped, HostPacket, LinkId, NetQueue, Outbox};
 
-use crate::data::{Channel, Destination, Inner, OCC_EXIT, PING, Shape, occ};
+use super::attempt::Relay;
+use crate::data::{Channel, Destination, Inner, OCC_EXIT, PING, occ};
 use crate::error::Cause;
 use crate::push::{Pull, Refusals};
 use crate::session::Session;
@@ -75,6 +76,8 @@ pub(crate) struct Up {
     /// What of the server's pushes was refused.
     pub(crate) refusals: Refusals,
     pub(crate) remote: usize,
+    /// The proxy that relays our datagrams.
+    pub(crate) relay: Option<Relay>,
     pub(crate) since: Instant,
     pub(crate) keepalive: Keepalive,
     /// The server may frame packets as we do not, and nothing that it sent in the data channel has made sense yet.
@@ -116,6 +119,7 @@ impl Up {
             pull,
             refusals: Refusals::default(),
             remote,
+            relay: None,
             since: now,
             doubtful_framing: false,
             exit_in_tls: false,
@@ -136,6 +140,16 @@ impl Up {
 
     pub(crate) fn link(&self) -> LinkId {
         self.session.carrier().link
+    }
+
+    /// What is open for it.
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> {
+        std::iter::once(self.link()).chain(self.relay.map(|relay| relay.stream))
+    }
+
+    /// The address that was called: of a relay, that of its proxy.
+    pub(crate) fn called(&self) -> SocketAddr {
+        self.relay.map_or(self.session.carrier().server, |relay| relay.proxy)
     }
 
     fn destination(&self) -> Destination {
@@ -213,9 +227,8 @@ impl Up {
 
     /// The server changed the MTU inside.
     pub(crate) fn set_mtu(&mut self, mtu: u16) {
-        let shape = *self.channel.shape();
-        if shape.tun_mtu != mtu {
-            self.channel = Channel::new(Shape { tun_mtu: mtu, ..shape });
+        if self.channel.shape().tun_mtu != mtu {
+            self.channel = self.channel.with_mtu(mtu);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Everything between an IP packet and the message on the link: mssfix, compression framing, fragments, encryption.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use adit_tunnel::{Dropped, HostPacket, LinkId, NetQueue, Segment, clamp_mss};
@@ -42,6 +43,8 @@ pub struct Shape {
     pub mssfix: MssFix,
     /// The MTU inside.
     pub tun_mtu: u16,
+    /// The bytes that a proxy wants before each datagram.
+    pub envelope: u16,
 }
 
 impl Shape {
@@ -54,7 +57,7 @@ impl Shape {
         // Without a payload, a block of CBC holds packet id and padding already.
         let sealed = self.suite.sealed_len(self.peer_id, 0);
         let empty = if self.suite.cipher.is_aead() { sealed } else { sealed - super::BLOCK + 5 };
-        stream + empty + padding + framing
+        stream + usize::from(self.envelope) + empty + padding + framing
     }
 }
 
@@ -80,6 +83,8 @@ pub enum Inner<'a> {
 #[derive(Debug)]
 pub struct Channel {
     shape: Shape,
+    /// What is put before each datagram.
+    envelope: Option<Arc<[u8]>>,
     clamp: Option<Clamp>,
     reassembly: Option<Reassembly>,
     /// The sequence number of the next packet in pieces.
@@ -99,10 +104,26 @@ impl Channel {
         let limit = usize::from(shape.tun_mtu) + SLACK;
         Self {
             shape,
+            envelope: None,
             clamp: Clamp::new(&shape),
             reassembly: shape.fragment.map(|_| Reassembly::new(limit)),
             sequence: 0,
             scratch: vec![0; limit].into_boxed_slice(),
+        }
+    }
+
+    /// The same path through a proxy that wants these bytes before each datagram. Incoming ones are taken without.
+    pub fn through(shape: Shape, envelope: Arc<[u8]>) -> Self {
+        let length = u16::try_from(envelope.len()).unwrap_or(u16::MAX);
+        Self { envelope: Some(envelope), ..Self::new(Shape { envelope: length, ..shape }) }
+    }
+
+    /// The same path with another MTU inside.
+    pub fn with_mtu(&self, tun_mtu: u16) -> Self {
+        let shape = Shape { tun_mtu, ..self.shape };
+        match &self.envelope {
+            Some(envelope) => Self::through(shape, Arc::clone(envelope)),
+            None => Self::new(shape),
         }
     }
 
@@ -195,9 +216,10 @@ impl Channel {
     /// The space that a packet of `length` bytes needs in the queue, at most.
     fn message_len(&self, keys: &DataKeys, length: usize) -> usize {
         let framed = length + self.shape.compression.overhead();
+        let head = LENGTH.max(usize::from(self.shape.envelope));
         match self.cut(framed) {
-            Some(cut) => cut.count * (LENGTH + keys.sealed_len(fragment::HEADER + cut.size)),
-            None => LENGTH + keys.sealed_len(fragment::HEADER + framed),
+            Some(cut) => cut.count * (head + keys.sealed_len(fragment::HEADER + cut.size)),
+            None => head + keys.sealed_len(fragment::HEADER + framed),
         }
     }
 
@@ -219,7 +241,8 @@ impl Channel {
         if let Some(cut) = self.cut(framed) {
             return self.pieces(keys, plain, cut, to, net);
         }
-        let prefix = if to.1.is_none() { LENGTH } else { 0 };
+        let envelope = self.envelope.as_deref().unwrap_or_default();
+        let prefix = if to.1.is_none() { LENGTH } else { envelope.len() };
         let fragment = self.shape.fragment.map_or(0, |_| fragment::HEADER);
         let total = prefix + keys.sealed_len(fragment + framed);
         let mut slot = net.reserve(to.0, to.1, total).ok_or(Dropped::Backpressure)?;
@@ -230,8 +253,9 @@ impl Channel {
         header.fill(0);
         plain.write(framed_part, self.shape.compression, self.clamp)?;
         let sealed = keys.seal(message, fragment + framed)?;
-        if prefix == LENGTH {
-            write_length(&mut slot, sealed)?;
+        match to.1 {
+            None => write_length(&mut slot, sealed)?,
+            Some(_) => put(&mut slot, envelope)?,
         }
         slot.commit(prefix + sealed);
         Ok(prefix + sealed)
@@ -247,6 +271,7 @@ impl Channel {
         net: &mut NetQueue,
     ) -> Result<usize, Dropped> {
         let framed = plain.framed_len(self.shape.compression);
+        let envelope = self.envelope.as_deref().unwrap_or_default();
         let scratch = self.scratch.get_mut(..framed).ok_or(Dropped::TooBig)?;
         plain.write(scratch, self.shape.compression, self.clamp)?;
         let sequence = self.sequence;
@@ -254,13 +279,15 @@ impl Channel {
         let mut sent = 0;
         for (piece, bytes) in scratch.chunks(cut.size).enumerate() {
             let payload = fragment::HEADER + bytes.len();
-            let total = keys.sealed_len(payload);
+            let total = envelope.len() + keys.sealed_len(payload);
             let mut slot = net.reserve(to.0, to.1, total).ok_or(Dropped::Backpressure)?;
-            let body = slot.get_mut(keys.head()..).ok_or(Dropped::TooBig)?;
+            put(&mut slot, envelope)?;
+            let message = slot.get_mut(envelope.len()..).ok_or(Dropped::TooBig)?;
+            let body = message.get_mut(keys.head()..).ok_or(Dropped::TooBig)?;
             let (header, body) = body.split_at_mut_checked(fragment::HEADER).ok_or(Dropped::TooBig)?;
             header.copy_from_slice(&cut.header(sequence, piece));
             body.get_mut(..bytes.len()).ok_or(Dropped::TooBig)?.copy_from_slice(bytes);
-            let sealed = keys.seal(&mut slot, payload)?;
+            let sealed = envelope.len() + keys.seal(message, payload)?;
             slot.commit(sealed);
             sent += sealed;
         }
@@ -273,6 +300,12 @@ pub fn occ(kind: u8) -> [u8; 17] {
     let mut message = [kind; 17];
     message[..16].copy_from_slice(&OCC);
     message
+}
+
+/// Writes what comes before a message.
+fn put(slot: &mut [u8], envelope: &[u8]) -> Result<(), Dropped> {
+    slot.get_mut(..envelope.len()).ok_or(Dropped::TooBig)?.copy_from_slice(envelope);
+    Ok(())
 }
 
 fn write_length(slot: &mut [u8], sealed: usize) -> Result<(), Dropped> {

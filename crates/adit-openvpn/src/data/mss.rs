@@ -42,11 +42,11 @@ impl Clamp {
 }
 
 impl Shape {
-    /// The IP and UDP or TCP headers of the path outside.
+    /// The headers of the path outside: of IP, of UDP or TCP, and of a proxy.
     fn outside_headers(&self) -> usize {
         let ip = if self.outside_v6 { 40 } else { 20 };
         ip + match self.transport {
-            Transport::Udp => 8,
+            Transport::Udp => 8 + usize::from(self.envelope),
             Transport::Tcp => 20,
         }
     }
@@ -95,6 +95,7 @@ mod tests {
             fragment: None,
             mssfix,
             tun_mtu: 1500,
+            envelope: 0,
         }
     }
 
@@ -110,6 +111,7 @@ mod tests {
         // − 40 IP and TCP − 2 length.
         assert_eq!(clamp(Shape { transport: Transport::Tcp, ..shape(MssFix::Default) }), (1386, 1366));
         assert_eq!(clamp(Shape { peer_id: false, ..shape(MssFix::Default) }), (1403, 1383));
+        assert_eq!(clamp(Shape { envelope: 10, ..shape(MssFix::Default) }), (1390, 1370));
         assert_eq!(clamp(Shape { tun_mtu: 1400, ..shape(MssFix::Default) }), (1360, 1340));
         assert_eq!(clamp(shape(MssFix::Payload(1450))), (1386, 1366));
         assert_eq!(clamp(shape(MssFix::Mtu(1450))), (1358, 1338));

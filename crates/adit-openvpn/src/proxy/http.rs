@@ -93,14 +93,15 @@ impl HttpConnect {
             Err(error) => return Err(format!("its answer is not of HTTP: {error}").into()),
         };
         let status = status.trim().to_owned();
+        // Tinyproxy says 401 to a wrong password.
+        if self.scheme.is_some() && matches!(response.code, Some(401 | 407)) {
+            return Err(Refusal::Login(status));
+        }
         if response.code != Some(407) {
             return Err(status.into());
         }
         if self.credentials.is_none() {
             return Err(Refusal::Login(format!("{status}, and the profile has none for it")));
-        }
-        if self.scheme.is_some() {
-            return Err(Refusal::Login(status));
         }
         let offers: Vec<&str> = response
             .headers
@@ -119,7 +120,10 @@ impl HttpConnect {
                 self.scheme = Some(scheme);
                 Ok(Step::Reconnect)
             }
-            None => Err(format!("{status}, by a method that is not supported: {}", offers.join(", ")).into()),
+            None => {
+                let methods = offers.join(", ");
+                Err(Refusal::Login(format!("{status}; its methods are none of ours: {methods}")))
+            }
         }
     }
 }
@@ -191,7 +195,7 @@ mod tests {
         let mut strict = connect(true, true);
         strict.begin();
         let basic = b"HTTP/1.1 407 Auth\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n";
-        assert!(matches!(strict.push(basic), Err(Refusal::Other(words)) if words.contains("not supported")));
+        assert!(matches!(strict.push(basic), Err(Refusal::Login(words)) if words.contains("none of ours")));
     }
 
     #[test]

@@ -1,15 +1,17 @@
-//! The way through a proxy, before the first packet: HTTP CONNECT and SOCKS 5.
+//! The way through a proxy: HTTP CONNECT and SOCKS 5, before the first packet; and around each datagram that one relays.
 
 mod digest;
 mod http;
 mod socks;
 
+use std::net::SocketAddr;
+
 use adit_tunnel::HostPort;
 
 pub(crate) use self::http::HttpConnect;
-pub(crate) use self::socks::SocksConnect;
+pub(crate) use self::socks::{SocksConnect, datagram_header, open_datagram};
 use crate::error::Cause;
-use crate::{Credentials, Via};
+use crate::{Credentials, Remote, Via};
 
 /// A conversation with a proxy.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) enum Step {
     Wait,
     /// Everything behind this many of the bytes that came last is the server's.
     Done(usize),
+    /// Datagrams are relayed from here; an address that is none means the proxy's own.
+    Relay(SocketAddr),
     /// The request must be repeated on a new connection: it carries credentials then.
     Reconnect,
 }
@@ -34,7 +38,8 @@ pub(crate) enum Step {
 /// Why a proxy does not let us through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Its user or password is wrong or missing: asking again may lock an account.
+    /// Its user or password is wrong or missing, or it wants them in a way that we have not: asking again is of no use,
+    /// and may lock an account.
     Login(String),
     /// Anything else, in words.
     Other(String),
@@ -53,8 +58,9 @@ impl From<&str> for Refusal {
 }
 
 impl Proxy {
-    /// A conversation that ends at `server`. `random` makes it different from others.
-    pub(crate) fn new(via: &Via, server: &HostPort, random: u64) -> Self {
+    /// A conversation that ends at a server. `random` makes it different from others.
+    pub(crate) fn new(via: &Via, remote: &Remote, random: u64) -> Self {
+        let server = &remote.host;
         match via {
             Via::Http { credentials, digest_only, headers, .. } => Self::Http(HttpConnect::new(
                 server,
@@ -63,7 +69,9 @@ impl Proxy {
                 headers.clone(),
                 random,
             )),
-            Via::Socks { credentials, .. } => Self::Socks(SocksConnect::new(server, credentials.clone())),
+            Via::Socks { credentials, .. } => {
+                Self::Socks(SocksConnect::new(server, remote.transport, credentials.clone()))
+            }
         }
     }
 

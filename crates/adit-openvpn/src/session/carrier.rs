@@ -1,6 +1,7 @@
 //! What carries the packets of a session.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use adit_tunnel::{LinkId, NetQueue, NetSlot};
 
@@ -8,20 +9,22 @@ use adit_tunnel::{LinkId, NetQueue, NetSlot};
 pub(crate) const LENGTH: usize = 2;
 
 /// A link, and what is put around packets on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Carrier {
     /// The link.
     pub(crate) link: LinkId,
-    /// The server, as packets are addressed; of a stream, the far end of its connection.
+    /// The server or the relay of a proxy, as packets are addressed; of a stream, the far end of its connection.
     pub(crate) server: SocketAddr,
     /// A stream, in which each packet follows its length.
     pub(crate) stream: bool,
+    /// What a proxy wants before each datagram.
+    pub(crate) envelope: Option<Arc<[u8]>>,
 }
 
 impl Carrier {
     /// The bytes that are put before a packet.
     pub(crate) fn head(&self) -> usize {
-        if self.stream { LENGTH } else { 0 }
+        if self.stream { LENGTH } else { self.envelope.as_deref().map_or(0, <[u8]>::len) }
     }
 
     /// Space for a packet of at most `len` bytes behind [`head`](Self::head) bytes.
@@ -32,6 +35,9 @@ impl Carrier {
 
     /// Commits a packet of `len` bytes that lies behind [`head`](Self::head) bytes.
     pub(crate) fn commit(&self, mut slot: NetSlot<'_>, len: usize) {
+        if let Some(envelope) = &self.envelope {
+            slot.split_at_mut(envelope.len()).0.copy_from_slice(envelope);
+        }
         if self.stream
             && let Some(length) = slot.first_chunk_mut::<LENGTH>()
         {

@@ -319,6 +319,7 @@ impl Connection {
             fragment: config.fragment,
             mssfix: config.mssfix,
             tun_mtu: config.tun_mtu,
+            envelope: 0,
         }));
     }
 

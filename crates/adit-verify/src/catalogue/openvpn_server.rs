@@ -119,6 +119,7 @@ pub(super) const CLASSES: &[Class] = &[
         &[
             "Check the proxy's address, user and password: a file in `http-proxy`, or the block <http-proxy-user-pass>.",
             "Ask whether the proxy allows CONNECT to the server's port; 443 passes most often.",
+            "A proxy that knows NTLM or Kerberos alone needs a helper on the way, for example cntlm.",
         ],
         "The server is called through an HTTP proxy (CONNECT). The evidence has the proxy's answer.",
     ),

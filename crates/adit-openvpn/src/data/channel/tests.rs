@@ -19,6 +19,7 @@ fn shape(cipher: Cipher, compression: Compression, fragment: Option<u16>) -> Sha
         fragment,
         mssfix: MssFix::Default,
         tun_mtu: 1500,
+        envelope: 0,
     }
 }
 
