@@ -19,11 +19,13 @@ pub(crate) struct Link {
     /// Bytes per second, and bytes that may wait for it; 0 is no bottleneck.
     pub(crate) rate: u64,
     pub(crate) queue: u64,
+    /// Longer packets vanish without a word; 0 is no limit.
+    pub(crate) mtu: usize,
 }
 
 impl Link {
     pub(crate) const CLEAN: Self =
-        Self { delay: Duration::from_millis(1), lost: 0, doubled: 0, late: 0, rate: 0, queue: 0 };
+        Self { delay: Duration::from_millis(1), lost: 0, doubled: 0, late: 0, rate: 0, queue: 0, mtu: 0 };
 }
 
 /// One of the two ends.
@@ -128,7 +130,7 @@ impl Pair {
                 end.events.push(event);
             }
             for bytes in sent {
-                if self.chance(self.link.lost) {
+                if self.chance(self.link.lost) || (self.link.mtu > 0 && bytes.len() > self.link.mtu) {
                     continue;
                 }
                 let Some(queued) = self.pass_bottleneck(from, bytes.len() as u64) else { continue };

@@ -299,8 +299,13 @@ impl Flow {
 
     /// Payload of a full packet to the peer.
     fn mss(&self) -> u16 {
+        self.mss_for(self.room)
+    }
+
+    /// The same on a path with this `room`.
+    fn mss_for(&self, room: u16) -> u16 {
         let options = if self.peer.timestamps { TIMESTAMPS_LEN } else { 0 };
-        self.room.min(self.peer.mss) - options
+        room.min(self.peer.mss) - options
     }
 
     /// Makes what waits for its retransmission timer due: the path has come back.

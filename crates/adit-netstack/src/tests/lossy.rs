@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::SECOND;
 use crate::testing::{Link, Pair, pattern};
-use crate::{Budget, FlowEvent, StackEvent};
+use crate::{Budget, CloseReason, FlowEvent, StackEvent};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -75,7 +75,7 @@ proptest! {
         prop_assert!(received[1] == data[0] && received[0] == data[1]);
         pair.run(600 * SECOND);
         for (end, flow) in flows.into_iter().enumerate() {
-            let finished = FlowEvent::Closed(crate::CloseReason::Finished);
+            let finished = FlowEvent::Closed(CloseReason::Finished);
             prop_assert!(pair.take_events(end).contains(&StackEvent::Tcp(flow, finished)));
         }
     }
@@ -256,4 +256,70 @@ fn a_connection_that_is_silent_gives_its_memory_back() {
         let pauses = pair.ends.each_ref().map(|end| end.stack.poll_timeout());
         assert_eq!(pauses, [None, None], "nothing more to wake up for");
     }
+}
+
+/// Lengths of the packets with data that an end has sent since the last call.
+fn lengths(pair: &mut Pair, end: usize) -> Vec<usize> {
+    std::mem::take(&mut pair.ends[end].wire).iter().map(Vec::len).filter(|len| *len > 100).collect()
+}
+
+/// A path that swallows what is too long for it, and no ICMP that would say so.
+#[test]
+fn packets_become_smaller_where_full_ones_vanish() {
+    for (to, mtu, largest) in
+        [("10.0.0.2:80", 1200, 1076), ("10.0.0.2:80", 600, 552), ("[fd00::2]:80", 1300, 1280)]
+    {
+        let link = Link { delay: Duration::from_millis(10), mtu, ..Link::CLEAN };
+        let mut pair = Pair::new(9, link);
+        let (client, server, _) = pair.connect(to.parse().unwrap());
+        let data = pattern(2_000_000);
+        let began = pair.now;
+        assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+        let took = pair.now - began;
+        assert!(took < 8 * SECOND, "{to}, {mtu}: {took:?}");
+        pair.ends[0].record = true;
+        assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+        let lengths = lengths(&mut pair, 0);
+        // One of full size may have been tried; it is not tried again and again.
+        let (tries, rest): (Vec<usize>, Vec<usize>) = lengths.iter().partition(|len| **len > largest);
+        assert!(tries.len() <= 1, "{to}, {mtu}: {tries:?}");
+        assert_eq!(rest.iter().max(), Some(&largest), "{to}, {mtu}");
+    }
+}
+
+#[test]
+fn after_a_silence_of_the_whole_path_packets_are_full_again() {
+    let mut pair = Pair::new(10, Link { delay: Duration::from_millis(10), ..Link::CLEAN });
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let data = pattern(1_000_000);
+    assert!(pair.transfer(0, (client, server), &data, 10 * SECOND) == data);
+    pair.link.lost = 1000;
+    pair.write(0, client, &data[..100_000]);
+    pair.run(20 * SECOND);
+    pair.link.lost = 0;
+    let mut received = Vec::new();
+    let until = pair.now + 60 * SECOND;
+    while received.len() < 100_000 {
+        assert!(pair.step(until), "{} bytes arrive", received.len());
+        pair.read(1, server, &mut received);
+    }
+    assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+    pair.ends[0].record = true;
+    assert!(pair.transfer(0, (client, server), &data, 60 * SECOND) == data);
+    let lengths = lengths(&mut pair, 0);
+    assert!(lengths.iter().filter(|len| **len == 1420).count() * 10 > lengths.len() * 9, "{lengths:?}");
+}
+
+#[test]
+fn a_peer_that_never_answers_again_is_given_up_after_minutes() {
+    let mut pair = Pair::new(11, Link::CLEAN);
+    let (client, ..) = pair.connect("10.0.0.2:80".parse().unwrap());
+    pair.link.lost = 1000;
+    pair.write(0, client, b"is anybody there?");
+    let closed = StackEvent::Tcp(client, FlowEvent::Closed(CloseReason::TimedOut));
+    pair.run(600 * SECOND);
+    assert!(!pair.take_events(0).contains(&closed), "ten minutes of silence are survived");
+    pair.run(1400 * SECOND);
+    assert!(pair.take_events(0).contains(&closed));
+    assert_eq!(pair.ends[0].stack.poll_timeout(), None);
 }

@@ -145,6 +145,7 @@ impl Flow {
         });
         let config = SenderConfig {
             mss: self.mss(),
+            least: self.mss_for(room(self.tuple.local, self.least_mtu())),
             control: self.congestion,
             sack: self.peer.sack,
             // One lost SYN may have been the tunnel's own handshake; two are a sign (RFC 5681 §3.1).
@@ -352,11 +353,14 @@ impl Flow {
 
     /// ICMP "packet too big" about a segment of ours: smaller packets from here on, and what is in flight again.
     pub(crate) fn handle_too_big(&mut self, now: Instant, mtu: u16, sequence: u32) {
-        let least = if self.tuple.local.is_ipv4() { MIN_MTU.0 } else { MIN_MTU.1 };
-        let room = room(self.tuple.local, mtu.max(least));
+        let room = room(self.tuple.local, mtu.max(self.least_mtu()));
         if self.in_flight(sequence) && room < self.room {
             self.set_room(now, room);
         }
+    }
+
+    fn least_mtu(&self) -> u16 {
+        if self.tuple.local.is_ipv4() { MIN_MTU.0 } else { MIN_MTU.1 }
     }
 
     fn in_flight(&self, sequence: u32) -> bool {

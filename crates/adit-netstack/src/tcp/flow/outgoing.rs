@@ -21,6 +21,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(64);
 /// A connection that a peer asked for and did not complete is forgotten after this: the time of six SYN-ACKs (Linux
 /// `tcp_synack_retries`).
 const LONGEST_ANSWER: Duration = Duration::from_secs(63);
+/// A peer that does not answer so many retransmissions, or window probes, in a row is gone (Linux `tcp_retries2`: about a
+/// quarter of an hour; RFC 9293 §3.8.3 asks for more than 100 s).
+const MAX_UNANSWERED: u32 = 15;
 
 impl Flow {
     /// Writes one packet, perhaps a super-segment, to `output`, which must hold the largest IP packet.
@@ -28,7 +31,11 @@ impl Flow {
         if self.over {
             return None;
         }
-        if self.give_up_at().is_some_and(|at| at <= now) {
+        let unanswered = self.sender.as_mut().map_or(0, |sender| {
+            sender.handle_timeout(now);
+            sender.unanswered()
+        });
+        if unanswered > MAX_UNANSWERED || self.give_up_at().is_some_and(|at| at <= now) {
             self.abort_with(CloseReason::TimedOut);
         }
         if self.reset_due {
@@ -89,7 +96,6 @@ impl Flow {
         let most = self.most_payload();
         let was_waiting = self.waits_for_peer();
         let sender = self.sender.as_mut()?;
-        sender.handle_timeout(now);
         if let Some(segment) = sender.poll_transmit(now, available, most) {
             if !was_waiting {
                 self.heard = now;
@@ -156,7 +162,10 @@ impl Flow {
         let [first, second] = self.send.slices(segment.start.min(end), end);
         packet[headers..headers + first.len()].copy_from_slice(first);
         packet[headers + first.len()..].copy_from_slice(second);
-        let mss = self.sender.as_ref().map_or(u16::MAX, |sender| sender.mss());
+        let mss = match &self.sender {
+            Some(sender) if segment.kind != Kind::SizeProbe => sender.mss(),
+            _ => u16::MAX,
+        };
         if payload > usize::from(mss) {
             header.write(&self.tuple, packet);
             return Out { len: packet.len(), segment: Some(mss) };

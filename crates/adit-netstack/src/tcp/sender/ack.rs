@@ -92,6 +92,7 @@ impl Sender {
         if !self.sack {
             losses = self.detect_without_sack(acknowledged);
         }
+        let losses = self.judge_trial(now, losses);
         self.judge_probe(&arrivals, duplicate);
         self.judge_undo(now, acknowledged, &arrivals);
         self.leave_recovery();

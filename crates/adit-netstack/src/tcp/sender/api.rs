@@ -9,6 +9,8 @@ use crate::CongestionControl;
 pub(crate) struct SenderConfig {
     /// Payload bytes of a full packet: what the peer takes, less the options that every packet carries.
     pub(crate) mss: u16,
+    /// Payload bytes that every path takes, by the smallest MTU that it may have.
+    pub(crate) least: u16,
     /// The congestion control.
     pub(crate) control: CongestionControl,
     /// The peer reports what it has received beyond a gap (RFC 2018).
@@ -53,6 +55,9 @@ pub(crate) enum Kind {
     Retransmit,
     /// The last data again, or new data, to hear whether the tail arrived (RFC 8985, section 7).
     TailProbe,
+    /// New data in one packet that is larger than [`Sender::mss`](super::Sender::mss), to see whether such packets pass
+    /// (RFC 4821, section 7.1). The connection does not cut it.
+    SizeProbe,
     /// Without data, one unit before `start`, so that the peer says its window (RFC 9293, section 3.8.6.1).
     WindowProbe,
 }

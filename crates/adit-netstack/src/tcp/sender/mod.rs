@@ -18,6 +18,7 @@
 //! | the congestion window | `cubic`, `hystart` | RFC 9438, RFC 9406 |
 //! | the congestion window by a model of the path | `bbr`, `rate` | draft-ietf-ccwg-bbr |
 //! | letting data out at a rate | `pacing` | |
+//! | packets that the path swallows for their size | `sizing` | RFC 4821 |
 
 mod ack;
 mod api;
@@ -34,6 +35,7 @@ mod ranges;
 mod rate;
 mod recovery;
 mod rtt;
+mod sizing;
 mod time;
 mod transmit;
 mod undo;
@@ -51,6 +53,7 @@ use self::ranges::Scoreboard;
 use self::rate::Delivery;
 use self::recovery::{Episode, Phase};
 use self::rtt::Rtt;
+use self::sizing::Sizing;
 use self::time::{Time, nanos};
 use self::window::{Round, Window};
 
@@ -63,6 +66,9 @@ pub(crate) struct Sender {
     /// What [`Time`] counts from.
     origin: Instant,
     mss: u32,
+    /// What every path takes.
+    least: u32,
+    sizing: Option<Box<Sizing>>,
     /// The largest segment that the owner takes.
     largest: u32,
     sack: bool,
@@ -117,6 +123,8 @@ impl Sender {
         Self {
             origin: now,
             mss,
+            least: u32::from(config.least.max(MIN_MSS)),
+            sizing: None,
             largest: mss,
             sack: config.sack,
             board: Scoreboard::default(),
@@ -153,6 +161,9 @@ impl Sender {
     /// is sent again in smaller pieces; that says nothing about congestion.
     pub(crate) fn set_mss(&mut self, now: Instant, mss: u16) {
         let mss = u32::from(mss.max(MIN_MSS));
+        if self.resize(mss) {
+            return;
+        }
         if mss < self.mss {
             let now = self.time(now);
             let losses = self.board.lose_older(now, u64::from(mss));

@@ -274,6 +274,12 @@ impl Scoreboard {
             .any(|record| record.state == State::Out && record.sent == sent)
     }
 
+    /// Whether anything of this range is taken for lost.
+    pub(super) fn is_lost(&self, start: u64, end: u64) -> bool {
+        let records = self.records.range(self.index(start)..);
+        records.take_while(|record| record.start < end).any(|record| record.state == State::Lost)
+    }
+
     /// The last range.
     pub(super) fn back(&self) -> Option<&Record> {
         self.records.back()

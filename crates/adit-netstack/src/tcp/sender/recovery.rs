@@ -205,6 +205,7 @@ impl Sender {
     pub(super) fn run_timers(&mut self, now: Time) {
         if self.reorder_at <= now {
             let losses = self.detect(now);
+            let losses = self.judge_trial(now, losses);
             self.enter_recovery(now, losses, 0);
             if losses.bytes > 0 && self.phase == Phase::Recovery && !self.control.is_bbr() {
                 // There is no ACK that lets the retransmission out.
@@ -221,7 +222,9 @@ impl Sender {
                 self.unanswered = self.unanswered.saturating_add(1);
                 self.stats.timeouts = self.stats.timeouts.saturating_add(1);
                 self.backoff = self.backoff.saturating_add(1);
+                self.suspect_size();
                 self.expire(now);
+                self.judge_trial(now, Losses::default());
             } else {
                 self.retransmit_at = Time::NEVER;
             }

@@ -95,6 +95,9 @@ impl Sender {
         let goal = self.goal();
         let mut len = (end - start).min(goal).min(budget);
         if kind == Kind::New {
+            if let Some(trial) = self.trial(now, start, end, in_flight) {
+                return Sendable::Now(trial);
+            }
             let waiting = available - next;
             if fresh == 0 && self.defers(now, budget, goal, waiting, in_flight) {
                 return Sendable::Blocked(Blocked::Deferred);
@@ -206,6 +209,9 @@ impl Sender {
             return;
         }
         let len = segment.end - segment.start;
+        if segment.kind == Kind::SizeProbe {
+            self.sent_trial(now, segment);
+        }
         let new = segment.start == self.board.next();
         let alone = self.board.out() == 0;
         self.persist_at = Time::NEVER;

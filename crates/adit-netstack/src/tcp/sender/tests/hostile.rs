@@ -68,6 +68,7 @@ impl Watch {
         let now = Instant::now();
         let config = SenderConfig {
             mss: MSS as u16,
+            least: 500,
             control,
             sack,
             initial_window: 10,

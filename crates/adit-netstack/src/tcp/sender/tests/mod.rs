@@ -15,6 +15,7 @@ const MSS: u64 = 1000;
 fn sender(now: Instant) -> Sender {
     let config = SenderConfig {
         mss: 1000,
+        least: 500,
         control: Control::Cubic,
         sack: true,
         initial_window: 10,

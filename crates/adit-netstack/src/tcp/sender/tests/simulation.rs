@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use super::super::{Ack, Sender, SenderConfig, TICK};
+use super::super::{Ack, Kind, Sender, SenderConfig, TICK};
 use crate::CongestionControl as Control;
 
 pub(super) const MS: u64 = 1_000_000;
@@ -177,6 +177,7 @@ impl Simulation {
         let flows = controls.iter().map(|control| {
             let config = SenderConfig {
                 mss: MSS as u16,
+                least: 500,
                 control: *control,
                 sack: path.sack,
                 initial_window: 10,
@@ -319,9 +320,11 @@ impl Simulation {
             segments += 1;
             assert!(segments < 100_000, "a sender without end: {:?}", self.flows[flow].sender);
             assert!(segment.start < segment.end && segment.end <= available, "{segment:?}");
+            let whole = segment.kind == Kind::SizeProbe;
+            let most = if whole { MSS } else { self.flows[flow].sender.mss().into() };
             let mut start = segment.start;
             while start < segment.end {
-                let end = segment.end.min(start + MSS);
+                let end = segment.end.min(start + most);
                 self.carry(flow, start, end);
                 start = end;
             }
@@ -333,7 +336,7 @@ impl Simulation {
         let at = sender.poll_timeout(now, available);
         assert!(at.is_none_or(|at| at > now), "{sender:?} wants to be called at once");
         assert!(at.is_some() || sender.next() == sender.unacknowledged(), "{sender:?} waits for nothing");
-        assert!(sender.congestion_window() >= MSS, "{sender:?} has no window");
+        assert!(sender.congestion_window() >= u64::from(sender.mss()), "{sender:?} has no window");
         let Some(at) = at else { return };
         let nanos = u64::try_from(at.duration_since(self.base).as_nanos()).unwrap();
         let nanos = if self.path.timer > 0 { nanos.next_multiple_of(self.path.timer) } else { nanos };
