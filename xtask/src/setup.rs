@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: installs what the tests need, and says what it could not install.
 
+mod debian;
 mod peers;
 
 use std::fs;
@@ -33,6 +34,7 @@ pub(crate) fn run(shell: &Shell, arguments: &[String]) -> Result {
     shell.step("setup");
     let mut missing = packages(shell);
     missing.extend(peers::install(shell));
+    missing.extend(debian::install(shell));
     if asked("--fuzz") && shell.find("cargo-fuzz").is_none() {
         shell.run(&mut shell.cargo(["install", "cargo-fuzz", "--locked"]))?;
     }

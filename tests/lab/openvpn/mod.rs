@@ -7,6 +7,7 @@ mod embedded;
 mod failures;
 mod job;
 mod logins;
+mod next;
 mod proxies;
 mod pushes;
 mod reaches;

@@ -106,7 +106,7 @@ fn a_server_may_decide_late_what_it_gives() {
 }
 
 /// Speaks with the server's management interface.
-fn manage(lab: &Lab, script: &str) -> String {
+pub(super) fn manage(lab: &Lab, script: &str) -> String {
     let socket = lab.dir.path().join("manage");
     let program = format!(
         r#"use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new(Peer => "{}") or die "$!"; $s->autoflush(1);

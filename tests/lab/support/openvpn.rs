@@ -14,10 +14,12 @@ use rcgen::{
     IsCa, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
 };
 
-use super::laboratory::Lab;
+use super::laboratory::{Lab, peer};
 use super::process::{Process, run};
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// The next release among the peers.
+const NEXT: &str = "openvpn-2.7";
 
 /// How the control channel is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,7 @@ pub(crate) enum Wrap {
 /// One server and the client's profile for it: tests add lines to either.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
+    next: bool,
     tcp: bool,
     wrap: Wrap,
     cipher: &'static str,
@@ -48,6 +51,7 @@ impl Server {
     pub(crate) fn new() -> Self {
         let pki = pki();
         Self {
+            next: false,
             tcp: false,
             wrap: Wrap::Crypt,
             cipher: "AES-256-GCM",
@@ -59,6 +63,12 @@ impl Server {
             lines: Vec::new(),
             profile: Vec::new(),
         }
+    }
+
+    /// The same by the next release of OpenVPN.
+    pub(crate) fn next(mut self) -> Self {
+        self.next = true;
+        self
     }
 
     pub(crate) fn tcp(mut self, tcp: bool) -> Self {
@@ -188,9 +198,19 @@ fn inline(text: &mut String, tag: &str, content: &str) {
 }
 
 impl Lab {
+    /// A laboratory for servers of the next release, unless that is missing.
+    pub(crate) fn build_next(test: &str, parts: &[super::Part]) -> Option<Self> {
+        if !peer(NEXT).exists() {
+            adit_tests::skip(test, &format!("{NEXT} is not installed"));
+            return None;
+        }
+        Self::build(test, parts)
+    }
+
     /// Starts a server of OpenVPN, in place of the one that ran.
     pub(crate) fn start_openvpn(&mut self, server: &Server) {
-        let mut process = self.spawn_openvpn(server, self.server.command("openvpn"));
+        let program = if server.next { peer(NEXT) } else { "openvpn".into() };
+        let mut process = self.spawn_openvpn(server, self.server.command(program));
         process.wait_for("Initialization Sequence Completed", LIMIT);
         self.openvpn = Some(process);
     }

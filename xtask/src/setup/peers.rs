@@ -56,7 +56,7 @@ pub(super) fn install(shell: &Shell) -> Vec<String> {
 }
 
 /// The user's cache for this repository, by the XDG base directories.
-fn cache() -> Option<PathBuf> {
+pub(super) fn cache() -> Option<PathBuf> {
     let of = |variable: &str| {
         std::env::var_os(variable).map(PathBuf::from).filter(|directory| directory.is_absolute())
     };
@@ -109,7 +109,8 @@ fn build(shell: &Shell, module: &Module, cache: &Path, source: &Path, built: &Pa
     Ok(())
 }
 
-fn link(to: &Path, at: &Path) -> Result {
+/// Makes `at` a link to a program in the cache.
+pub(super) fn link(to: &Path, at: &Path) -> Result {
     if fs::read_link(at).is_ok_and(|target| target == to) {
         return Ok(());
     }

@@ -73,7 +73,7 @@ impl OpenVpn {
     /// What the end or the silence at a stage may mean.
     fn stage_evidence(&self, session: &Session) -> Option<String> {
         let certificate = if self.config.tls.identity.is_some() {
-            "a server that does not accept our certificate says nothing before version 2.7"
+            "a server that does not accept our certificate says nothing over UDP, and before version 2.7 nothing at all"
         } else {
             "the profile has no certificate: a server that wants one says nothing"
         };

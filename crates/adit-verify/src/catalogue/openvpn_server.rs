@@ -181,9 +181,9 @@ pub(super) const CLASSES: &[Class] = &[
         "{server|the server} answered, but TLS did not finish within the hand-window",
         &[
             "Look for packet loss, or for a path that drops larger packets: try a `remote` with tcp.",
-            "Look at the server's log: a server tells no client why it refuses a certificate before version 2.7.",
+            "Look at the server's log: it tells a client why it refuses a certificate from version 2.7 on, and over TCP alone.",
         ],
-        "The first packets passed in both directions, then nothing. A server before 2.7 that does not accept our certificate stays silent and sends no alert; loss and a small MTU look alike.",
+        "The first packets passed in both directions, then nothing. A server that does not accept our certificate stays silent and sends no alert over UDP, and before version 2.7 none at all; loss and a small MTU look alike.",
     )
     .retryable(),
     class(
