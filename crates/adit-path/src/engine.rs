@@ -13,11 +13,12 @@ use adit_netstack::Budget;
 use adit_tunnel::{NetConfig, Prefix, PrefixTable, Tunnel, Way};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::capture::Tap;
 use crate::driver::{Driver, Gone, Mailbox, Notice, Request, Ticket};
 use crate::{
-    Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, Listen, ListenFailure, Listener, Network,
-    Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, TunOptions, Udp,
-    UdpFailure, UdpFlow, WayFailure, system,
+    Answer, BoxFuture, Capture, CaptureFailure, Connect, ConnectFailure, Destination, Flow, Listen,
+    ListenFailure, Listener, Network, Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure,
+    Status, TunOptions, Udp, UdpFailure, UdpFlow, WayFailure, system,
 };
 
 /// How long [`Network::status`] waits for fresh counters before it hands out what it has.
@@ -292,6 +293,19 @@ impl<T: Tunnel + 'static> Network for Engine<T> {
             let (reply, answer) = oneshot::channel();
             self.mailbox.notify(Notice::FindWay { to: to.to_canonical(), timeout, reply });
             answer.await.unwrap_or(Err(WayFailure::Closed))
+        })
+    }
+
+    fn capture(&self) -> BoxFuture<'_, Result<Capture, CaptureFailure>> {
+        Box::pin(async move {
+            let (tap, capture) = Tap::pair().map_err(|error| CaptureFailure::Exhausted(error.to_string()))?;
+            let (reply, room) = oneshot::channel();
+            self.mailbox.notify(Notice::Capture(tap, reply));
+            match room.await {
+                Ok(true) => Ok(capture),
+                Ok(false) => Err(CaptureFailure::Exhausted("places to look on".to_owned())),
+                Err(_) => Err(CaptureFailure::Closed),
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 //! [`Network`] is the one trait that everything above packets asks: exec, proxies, forwards,
 //! verification, the library. This crate knows no protocol and no credential.
 
+mod capture;
 mod driver;
 mod engine;
 mod failure;
@@ -15,6 +16,7 @@ mod tun;
 mod union;
 
 pub use adit_netstack::Budget;
+pub use capture::{Capture, CaptureFailure, Captured, FILE_HEADER, Packets, SNAP};
 pub use engine::{CommandError, End, Engine, EngineOptions, StackOptions};
 pub use failure::{ConnectFailure, ListenFailure, PingFailure, ResolveFailure, UdpFailure, WayFailure};
 pub use flow::{

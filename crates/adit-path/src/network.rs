@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    ConnectFailure, Flow, ListenFailure, Listener, PingFailure, ResolveFailure, Status, UdpFailure, UdpFlow,
-    WayFailure,
+    Capture, CaptureFailure, ConnectFailure, Flow, ListenFailure, Listener, PingFailure, ResolveFailure,
+    Status, UdpFailure, UdpFlow, WayFailure,
 };
 
 /// A future that a trait object can return.
@@ -45,6 +45,12 @@ pub trait Network: Send + Sync + 'static {
     /// that there is no such question.
     fn find_way(&self, _to: IpAddr, _timeout: Duration) -> BoxFuture<'_, Result<Way, WayFailure>> {
         Box::pin(std::future::ready(Err(WayFailure::Unsupported)))
+    }
+
+    /// Copies the packets that pass between the network and whoever uses it, inside the tunnel. Networks that see no
+    /// packets answer that there is no such thing.
+    fn capture(&self) -> BoxFuture<'_, Result<Capture, CaptureFailure>> {
+        Box::pin(std::future::ready(Err(CaptureFailure::Unsupported)))
     }
 
     /// The state of the network, and every change of it.

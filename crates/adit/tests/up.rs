@@ -30,6 +30,65 @@ fn through(address: &str, bytes: &[u8]) -> Vec<u8> {
     back
 }
 
+/// The packets of a capture file with raw IP packets.
+fn captured(file: &[u8]) -> Vec<&[u8]> {
+    let (header, mut records) = file.split_at(24);
+    assert_eq!((&header[..4], &header[20..]), (&[0xd4, 0xc3, 0xb2, 0xa1][..], &[101, 0, 0, 0][..]));
+    let mut packets = Vec::new();
+    while let Some((record, rest)) = records.split_first_chunk::<16>() {
+        let length = u32::from_le_bytes(record[8..12].try_into().unwrap()) as usize;
+        let (packet, rest) = rest.split_at(length);
+        packets.push(packet);
+        records = rest;
+    }
+    packets
+}
+
+/// Waits for the end of a program, for as long as patience lasts.
+fn ended(program: &mut std::process::Child) -> std::process::ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = program.try_wait().unwrap() {
+            return status;
+        }
+        if began.elapsed() > PATIENCE {
+            program.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_passes_inside_is_recorded_until_it_is_enough() {
+    let lab = Lab::new("capture");
+    let capture = |arguments: &[&str]| {
+        let mut command = lab.command(&[&["capture", "-o", "inside.pcap"], arguments].concat());
+        let mut capture = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 9];
+        capture.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(text(&said), "recording");
+        capture
+    };
+    let nobody = lab.run(&["capture"]);
+    assert!(text(&nobody.stderr).contains("[env.not_running]"), "{}", text(&nobody.stderr));
+    lab.ok(&["up", "--config", "lab.conf", "--detach"]);
+    let mut first = capture(&["-c", "3"]);
+    lab.ok(&["ping", SERVER, "--tcp", "7", "-c", "1"]);
+    assert!(ended(&mut first).success());
+    let file = std::fs::read(lab.directory.join("inside.pcap")).unwrap();
+    let handshake = captured(&file);
+    // SYN, SYN and ACK, ACK: from us to port 7, back, and to it again.
+    let flags: Vec<u8> = handshake.iter().map(|packet| packet[33] & 0x12).collect();
+    assert_eq!(flags, [0x02, 0x12, 0x10]);
+    assert_eq!(handshake[0][16..20], [10, 77, 0, 1]);
+    assert_eq!(handshake[0][22..24], [0, 7]);
+
+    let mut second = capture(&[]);
+    lab.ok(&["down"]);
+    assert!(ended(&mut second).success(), "it ends with the network");
+}
+
 #[test]
 fn a_detached_up_serves_the_commands_that_attach_until_down() {
     let lab = Lab::new("detached");

@@ -13,6 +13,7 @@ use adit_tunnel::Way;
 use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::capture::Tap;
 use crate::{
     Answer, Connect, ConnectFailure, Flow, Listen, ListenFailure, Listener, PingFailure, PingKind, Pong,
     Query, ResolveFailure, Udp, UdpFailure, UdpFlow, WayFailure,
@@ -84,6 +85,8 @@ pub(crate) enum Notice {
     Ignore(PendingId),
     /// Ask the tunnel for the way to an address.
     FindWay { to: IpAddr, timeout: Duration, reply: oneshot::Sender<Result<Way, WayFailure>> },
+    /// Copy packets for somebody; says whether there was room.
+    Capture(Tap, oneshot::Sender<bool>),
     /// Publish the present status, then say so.
     Refresh(SyncSender<()>),
     /// End.

@@ -237,6 +237,8 @@ impl<T: Tunnel> Driver<T> {
                     Notice::Shutdown => self.ended = true,
                     Notice::FindWay { to, timeout, reply } => self.find_way(now, to, timeout, reply),
                     Notice::Refresh(done) => self.publish(now, Some(done)),
+                    // An asker that is gone reads no packets either.
+                    Notice::Capture(tap, reply) => drop(reply.send(self.publisher.taps.add(tap))),
                     notice => self.end.notice(now, notice),
                 }
             } else if let Ok(command) = self.commands.try_recv() {

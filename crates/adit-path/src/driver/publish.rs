@@ -10,6 +10,7 @@ use adit_tunnel::{Dropped, Fault, HostPacket, HostPort, NetConfig, OwnName, Peer
 use tokio::sync::watch;
 
 use super::links::Traffic;
+use crate::capture::Taps;
 use crate::{Counters, Phase, Status};
 
 /// Names of the outside that are remembered.
@@ -42,6 +43,8 @@ pub(crate) struct Publisher {
     host_received: u64,
     host_sent: u64,
     dropped: [u64; Dropped::ALL.len()],
+    /// Who sees the packets.
+    pub(super) taps: Taps,
     due: bool,
 }
 
@@ -65,6 +68,7 @@ impl Publisher {
             host_received: 0,
             host_sent: 0,
             dropped: [0; Dropped::ALL.len()],
+            taps: Taps::default(),
             due: false,
         };
         Ok((publisher, receiver))
@@ -76,10 +80,12 @@ impl Publisher {
 
     pub(crate) fn host_received(&mut self, packet: HostPacket<'_>) {
         self.host_received += packets(packet);
+        self.taps.see(packet);
     }
 
     pub(crate) fn host_sent(&mut self, packet: HostPacket<'_>) {
         self.host_sent += packets(packet);
+        self.taps.see(packet);
     }
 
     /// The first datagram that leaves begins the handshake.

@@ -148,7 +148,7 @@ impl StackEnd {
             Notice::Accept(pending, reply) => self.accept(now, pending, reply),
             Notice::Refuse(pending) => self.stack.tcp_refuse(now, pending),
             Notice::Ignore(pending) => self.stack.tcp_ignore(pending),
-            Notice::FindWay { .. } | Notice::Refresh(_) | Notice::Shutdown => {}
+            Notice::FindWay { .. } | Notice::Capture(..) | Notice::Refresh(_) | Notice::Shutdown => {}
         }
     }
 

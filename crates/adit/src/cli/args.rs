@@ -9,7 +9,8 @@ use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs, StatusArgs, UpArgs, VerifyArgs, WhoisArgs,
+    CaptureArgs, DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs, StatusArgs, UpArgs,
+    VerifyArgs, WhoisArgs,
 };
 use crate::config::Provider;
 use crate::config::{Mode, duration};
@@ -286,6 +287,8 @@ pub enum Command {
     Ping(PingArgs),
     /// Say which node of a tailnet has an address, and whose it is
     Whois(WhoisArgs),
+    /// Record the packets inside the network, for Wireshark or tcpdump
+    Capture(CaptureArgs),
     /// See all of it at work on this machine: an embedded private network, verified, and a program in it
     Demo(DemoArgs),
     /// A small PostgreSQL client for the demo

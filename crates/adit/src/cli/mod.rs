@@ -170,6 +170,7 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
         Command::Route(args) => commands::route::run(context, args),
         Command::Ping(args) => commands::ping::run(context, args),
         Command::Whois(args) => commands::whois::run(context, args),
+        Command::Capture(args) => commands::capture::run(context, args),
         Command::Demo(args) => return commands::demo::run(context, args),
         Command::DemoClient(args) => commands::demo::client(context, args),
         Command::Bench(args) => commands::bench::run(context, args),

@@ -1,6 +1,7 @@
 //! The flags of the commands that hold or use a running network.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
@@ -262,4 +263,31 @@ pub struct WhoisArgs {
     /// An address, with or without a port, or a name
     #[arg(value_name = "ADDR")]
     pub address: String,
+}
+
+/// `adit capture`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit capture -o staging.pcap
+  adit capture | tcpdump -n -r -
+
+It shows what passes inside a running `adit up`, unencrypted: the packets of every program in it.")]
+pub struct CaptureArgs {
+    /// Where to write the packets: a file, or - for stdout
+    #[arg(short, long, env = "ADIT_OUTPUT", hide_env = true, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    /// End after this many packets
+    #[arg(
+        short,
+        long,
+        env = "ADIT_COUNT",
+        hide_env = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub count: Option<u64>,
+    /// End after this time
+    #[arg(long = "for", env = "ADIT_FOR", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
+    pub duration: Option<Duration>,
 }

@@ -1,6 +1,7 @@
 //! One module a verb; each has one function `run`.
 
 pub(crate) mod bench;
+pub(crate) mod capture;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;

@@ -9,9 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use adit_path::{
-    Answer, BoxFuture, Connect, ConnectFailure, Destination, Flow, FlowHandle, Listen, ListenFailure,
-    Listener, Network, Ownership, Phase, PingFailure, PingKind, Pong, Query, ResolveFailure, Status, Udp,
-    UdpFailure, UdpFlow, WayFailure,
+    Answer, BoxFuture, Capture, CaptureFailure, Connect, ConnectFailure, Destination, Flow, FlowHandle,
+    Listen, ListenFailure, Listener, Network, Ownership, Phase, PingFailure, PingKind, Pong, Query,
+    ResolveFailure, Status, Udp, UdpFailure, UdpFlow, WayFailure,
 };
 use adit_tunnel::{Fault, Way};
 use tokio::net::UnixStream;
@@ -389,6 +389,19 @@ impl Network for Client {
                 Ok((Reply::Way(outcome), _)) => outcome,
                 Ok((Reply::Refused(why), _)) => Err(WayFailure::Exhausted(why)),
                 _ => Err(WayFailure::Closed),
+            }
+        })
+    }
+
+    fn capture(&self) -> BoxFuture<'_, Result<Capture, CaptureFailure>> {
+        Box::pin(async move {
+            match self.begin(Request::Capture, Duration::ZERO).await {
+                Ok((Reply::Capturing(outcome), mut connection)) => {
+                    outcome?;
+                    connection.descriptor().map(Capture::from_fd).map_err(|_| CaptureFailure::Closed)
+                }
+                Ok((Reply::Refused(why), _)) => Err(CaptureFailure::Exhausted(why)),
+                _ => Err(CaptureFailure::Closed),
             }
         })
     }

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_path::{
-    Answer, Connect, ConnectFailure, Listen, ListenFailure, PingFailure, PingKind, Pong, Query,
-    ResolveFailure, Status, Udp, UdpFailure, WayFailure,
+    Answer, CaptureFailure, Connect, ConnectFailure, Listen, ListenFailure, PingFailure, PingKind, Pong,
+    Query, ResolveFailure, Status, Udp, UdpFailure, WayFailure,
 };
 use adit_tunnel::Way;
 use serde::de::DeserializeOwned;
@@ -86,6 +86,8 @@ pub enum Request {
         /// How long to wait at most.
         timeout: Duration,
     },
+    /// [`Network::capture`](adit_path::Network::capture). Answered by [`Reply::Capturing`] with a descriptor.
+    Capture,
     /// Verify the daemon's own targets again. Answered by [`Reply::Verified`].
     Verify,
     /// Add a local forward, written as on the command line. Answered by [`Reply::Forwarded`].
@@ -143,6 +145,8 @@ pub enum Reply {
     Pong(Result<Pong, PingFailure>),
     /// To [`Request::FindWay`].
     Way(Result<Way, WayFailure>),
+    /// To [`Request::Capture`]. A descriptor comes with success.
+    Capturing(Result<(), CaptureFailure>),
     /// To [`Request::Verify`]: the report (`adit.verify/1`).
     Verified(Result<serde_json::Value, String>),
     /// To [`Request::Forward`]: where it listens.
@@ -256,6 +260,7 @@ impl Request {
             Self::FindWay { timeout, .. } => *timeout = (*timeout).min(MAX_WAIT),
             Self::Info
             | Self::Watch
+            | Self::Capture
             | Self::Attach
             | Self::Udp(_)
             | Self::Listen { .. }

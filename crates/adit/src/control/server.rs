@@ -163,6 +163,7 @@ async fn converse(shared: &Shared, mut connection: Connection) -> Result<(), Wir
             let way = while_connected(&mut connection, network.find_way(to, timeout)).await?;
             connection.send(&Reply::Way(way)).await
         }
+        Request::Capture => capture(network, &mut connection).await,
         Request::Verify => {
             let report = while_connected(&mut connection, shared.service.verify()).await?;
             connection.send(&Reply::Verified(report)).await
@@ -240,6 +241,13 @@ async fn udp(network: &dyn Network, connection: &mut Connection, options: Udp) -
             connection.send_with(&reply, descriptor.as_fd()).await
         }
         Err(failure) => connection.send(&Reply::Udp(Err(failure))).await,
+    }
+}
+
+async fn capture(network: &dyn Network, connection: &mut Connection) -> Result<(), WireError> {
+    match while_connected(connection, network.capture()).await? {
+        Ok(capture) => connection.send_with(&Reply::Capturing(Ok(())), capture.into_fd().as_fd()).await,
+        Err(failure) => connection.send(&Reply::Capturing(Err(failure))).await,
     }
 }
 
