@@ -102,6 +102,13 @@ pub enum Control {
     Connected,
     /// The control server cannot be reached for now. Packets go on passing, if they did.
     Lost(Problem),
+    /// The server says that this node is no member for now, so that no peer takes its packets. [`Connected`] is the end
+    /// of it.
+    ///
+    /// [`Connected`]: Control::Connected
+    Excluded(Problem),
+    /// What people should know although the node works, in place of what was said before.
+    Warnings(Vec<Problem>),
     /// Nothing but a new start helps: the node is no part of the tailnet.
     Failed(Problem),
 }

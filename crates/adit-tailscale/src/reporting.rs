@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use adit_tunnel::{
-    Deadline, Dropped, Event, HostPacket, NetInput, NoWay, Outbox, OwnName, PeerStatus, Tunnel,
+    Deadline, Dropped, Event, Fault, HostPacket, NetInput, NoWay, Outbox, OwnName, PeerStatus, Tunnel,
 };
 
 use crate::{Command, Problem, Report, Tailscale};
@@ -87,5 +87,9 @@ impl<F: FnMut(Report)> Tunnel for Reporting<F> {
         out: &mut Outbox,
     ) -> Result<(), NoWay> {
         self.with(|node| node.find_way(now, to, timeout, token, out))
+    }
+
+    fn warnings(&self) -> Vec<Fault> {
+        self.node.warnings()
     }
 }

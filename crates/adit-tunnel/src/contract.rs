@@ -402,4 +402,7 @@ pub struct OwnName {
     pub name: String,
     /// Tags that policies refer to.
     pub tags: Vec<String>,
+    /// When the key by which the network knows this machine expires, in seconds since 1970; `None` if it does not.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub key_expires: Option<u64>,
 }

@@ -25,6 +25,7 @@ mod packet_queue;
 mod prefix;
 #[cfg(test)]
 mod testing;
+mod time;
 pub mod view;
 
 pub use checksum::Checksum;
@@ -40,3 +41,4 @@ pub use names::{NameScope, is_under, reverse_address};
 pub use outbox::{MAX_DATAGRAM, MAX_PACKET, NetQueue, NetSlot, Outbox, Transmit};
 pub use packet_queue::{PacketQueue, PacketSlot};
 pub use prefix::{ParsePrefixError, Prefix, PrefixTable};
+pub use time::rfc3339;

@@ -31,6 +31,17 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
+    /// Somebody must do something elsewhere, such as approve this machine; it goes on by itself then.
+    ActionRequired {
+        /// The class of what is missing.
+        class: String,
+        /// What is missing.
+        summary: String,
+        /// What to do, the likeliest first.
+        fix: Vec<String>,
+        /// How long it is waited for, in milliseconds.
+        wait_ms: u64,
+    },
     /// The server accepted us.
     Authenticated,
     /// Packets pass.

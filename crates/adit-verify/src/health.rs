@@ -1,6 +1,6 @@
 //! A running session: three questions about its health, and when to check it again.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adit_path::{Phase, Status};
 use adit_tunnel::Deadline;
@@ -13,6 +13,16 @@ pub const FULL: Duration = Duration::from_secs(300);
 
 /// So many failures in a row make a session degraded.
 const DEGRADED: u32 = 3;
+
+/// A node key that expires within this time is worth a word.
+const SOON: Duration = Duration::from_secs(24 * 3600);
+
+/// When the key by which the network knows this machine expires (RFC 3339), if that is soon.
+pub fn key_expires_soon(status: &Status, now: SystemTime) -> Option<String> {
+    let seconds = status.own.as_ref()?.key_expires?;
+    let soon = now.duration_since(UNIX_EPOCH).unwrap_or_default() + SOON;
+    (seconds <= soon.as_secs()).then(|| crate::rfc3339(seconds))
+}
 
 /// The three questions of `status --check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

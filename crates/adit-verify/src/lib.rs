@@ -24,7 +24,8 @@ mod run;
 mod stage;
 mod target;
 
-pub use check::{Trust, dns_question, rfc3339};
+pub use adit_tunnel::rfc3339;
+pub use check::{Trust, dns_question};
 pub use dialer::{DialFailure, Dialed, Dialer, NetworkDialer, Stream};
 pub use event::{Event, Observer};
 pub use exit::{Exit, UnknownExit};

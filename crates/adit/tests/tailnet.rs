@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "tailnet/control.rs"]
+mod control;
 #[path = "tailnet/lab.rs"]
 mod lab;
 

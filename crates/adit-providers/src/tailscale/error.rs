@@ -46,12 +46,14 @@ impl ControlError {
 
     /// The failure for whoever watches the tunnel.
     pub fn fault(&self) -> adit_tailscale::Problem {
-        adit_tailscale::Problem {
-            class: self.problem.class,
-            summary: self.problem.summary.clone(),
-            evidence: self.problem.evidence.clone(),
-        }
+        fault(self.problem.clone())
     }
+}
+
+/// A problem in the words of the data side.
+pub(super) fn fault(problem: Problem) -> adit_tailscale::Problem {
+    let Problem { class, summary, evidence, .. } = problem;
+    adit_tailscale::Problem { class, summary, evidence }
 }
 
 impl fmt::Display for ControlError {

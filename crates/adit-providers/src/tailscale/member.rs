@@ -1,29 +1,30 @@
 //! The control side of a node as one task: joins, stays in, tells the server where we are, and leaves.
 
+mod entry;
 mod pause;
 mod poll;
+mod said;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adit_tailscale::{Command, Endpoint, NodeKey, Report};
-use adit_tunnel::Prompt;
-use tokio::sync::{mpsc, watch};
+use adit_tailscale::{Command, Endpoint, Report};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::api::KeyMaker;
-use super::control::{Connector, Control, Reach, Registered, Registration};
+use super::control::{Connector, Control, Reach};
 use super::error::{ControlError, Retry};
 use super::keys::{Identity, secret};
 use super::wire::{Hostinfo, NetInfo};
-use crate::{Problem, Secret};
+use crate::Secret;
+use entry::{Entered, Entry};
 use pause::Pause;
+use poll::{End, KeyLife};
 
 /// Leaving takes no longer: whoever waits for us has been told to go.
 const LEAVE: Duration = Duration::from_secs(3);
-/// Between two requests for a login that the server answers at once with the same page.
-const LOGIN_PAUSE: Duration = Duration::from_secs(2);
 
 /// What lets a node in.
 #[derive(Clone, Debug)]
@@ -97,10 +98,6 @@ pub enum Notice {
     Name(String),
     /// When our node key expires; `None` if it does not.
     KeyExpiry(Option<SystemTime>),
-    /// Something is doubtful.
-    Warning(Problem),
-    /// What the server says about the node's health; empty when all is well.
-    Health(Vec<String>),
 }
 
 /// The control side of a node.
@@ -121,10 +118,16 @@ pub struct Member {
     known: bool,
     /// Whether the node key must be replaced.
     expired: bool,
-    /// The page where somebody must sign in.
-    page: Option<String>,
+    /// Whether the server said that it knows no such node, after it had been one.
+    removed: bool,
+    /// Whether it was a member before.
+    was_member: bool,
+    /// The request to be let in that has no answer yet.
+    entry: Option<Arc<Mutex<Entry>>>,
+    /// When the node key must be replaced.
+    key_life: Option<KeyLife>,
     /// What has been said already, so that it is said once.
-    said: poll::Said,
+    said: said::Said,
 }
 
 impl Member {
@@ -149,8 +152,11 @@ impl Member {
             joined: false,
             known: false,
             expired: false,
-            page: None,
-            said: poll::Said::default(),
+            removed: false,
+            was_member: false,
+            entry: None,
+            key_life: None,
+            said: said::Said::default(),
         }
     }
 
@@ -193,7 +199,13 @@ impl Member {
                     match error.retry {
                         Retry::Never => return error,
                         Retry::Later => {
-                            self.tell(adit_tailscale::Control::Lost(error.fault())).await;
+                            self.tell(match error.class() {
+                                "ts.nodekey.expired" | "ts.node.removed" => {
+                                    adit_tailscale::Control::Excluded(error.fault())
+                                }
+                                _ => adit_tailscale::Control::Lost(error.fault()),
+                            })
+                            .await;
                             pause.longer()
                         }
                         Retry::After(wait) => {
@@ -214,80 +226,77 @@ impl Member {
         if !self.joined {
             self.join(&control).await?;
         }
-        let result = self.poll(&control, pause).await;
-        if let Err(error) = &result
-            && error.class() == "ts.node.removed"
-        {
-            self.joined = false;
+        let result = loop {
+            match self.poll(&control, pause).await {
+                // With another key it is another stream, on the same connection.
+                Ok(End::Renewed) => {}
+                Ok(End::Stream) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        match &result {
+            // A server that has taken a new key does not know the old one.
+            Err(error) if error.class() == "ts.node.removed" => {
+                (self.joined, self.removed) = (false, self.entry.is_none());
+            }
+            Err(error) if error.class() == "ts.nodekey.expired" => {
+                (self.joined, self.expired) = (false, true)
+            }
+            _ => {}
         }
         result
     }
 
+    /// The request to be let in, the one that was begun before if there is one. With `renew`, it asks for another node
+    /// key.
+    fn entry(&mut self, renew: bool) -> Result<Arc<Mutex<Entry>>, ControlError> {
+        if let Some(entry) = &self.entry {
+            return Ok(Arc::clone(entry));
+        }
+        let entry = Arc::new(Mutex::new(Entry {
+            reach: self.connector.reach().clone(),
+            auth: self.auth.clone(),
+            hostinfo: self.hostinfo.clone(),
+            ephemeral: self.ephemeral,
+            current: self.identity.keys.node_key(),
+            renewed: if renew { Some(new_secret()?) } else { None },
+            page: None,
+            or_person: self.was_member && !self.removed,
+            output: self.output.clone(),
+        }));
+        self.entry = Some(Arc::clone(&entry));
+        Ok(entry)
+    }
+
     async fn join(&mut self, control: &Control) -> Result<(), ControlError> {
-        let mut renewed = None;
-        if self.expired {
-            renewed = Some(new_secret()?);
-        }
-        let key = match &self.auth {
-            // With a page the server waits for somebody, not for a key.
-            _ if self.page.is_some() => None,
-            Auth::Key(key) => Some(key.clone()),
-            Auth::Made(maker) => Some(maker.make(self.connector.reach(), &self.hostinfo.request_tags).await?),
-            Auth::Person => None,
-        };
-        loop {
-            let current = self.identity.keys.node_key();
-            let (node, old) = match &renewed {
-                Some(secret) => (NodeKey(secret.public_bytes()), current),
-                None => (current, NodeKey::default()),
-            };
-            let registration = Registration {
-                key: node,
-                old,
-                auth: key.as_ref().filter(|_| self.page.is_none()),
-                followup: self.page.as_deref(),
-                ephemeral: self.ephemeral,
-                hostinfo: &self.hostinfo,
-            };
-            // The answer may not find us here any more.
-            let known = std::mem::replace(&mut self.known, true);
-            let registered = control.register(&registration).await.inspect_err(|error| {
-                if error.retry == Retry::Never {
-                    self.known = known;
-                }
-            });
-            match registered? {
-                Registered::Done { authorized, login } => {
-                    if let Some(secret) = renewed {
-                        self.identity.keys.node = secret.clone();
-                        self.send(Output::Command(Command::NodeKey(secret))).await;
-                    }
-                    tracing::debug!(authorized, "registered");
-                    (self.joined, self.expired, self.page) = (true, false, None);
-                    self.send(Output::Notice(Notice::Joined { login })).await;
-                    return Ok(());
-                }
-                Registered::Open(url) => {
-                    if self.page.as_ref() == Some(&url) {
-                        sleep(LOGIN_PAUSE).await;
-                    } else {
-                        self.tell(adit_tailscale::Control::Prompt(Prompt::Open {
-                            url: url.clone(),
-                            timeout: None,
-                        }))
-                        .await;
-                    }
-                    self.page = Some(url);
-                }
-                Registered::KeyExpired if renewed.is_none() => renewed = Some(new_secret()?),
-                Registered::KeyExpired => {
-                    return Err(ControlError::never(
-                        "ts.nodekey.expired",
-                        "the control server accepts no new key of this node",
-                    ));
-                }
+        let entry = self.entry(self.expired)?;
+        // The answer may not find us here any more.
+        let known = std::mem::replace(&mut self.known, true);
+        match entry.lock().await.run(control).await {
+            Ok(entered) => {
+                self.entered(entered).await;
+                Ok(())
             }
+            Err(error) if error.retry == Retry::Never => {
+                self.known = known;
+                self.entry = None;
+                Err(if self.removed { removed(&error) } else { error })
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// The server has let us in.
+    async fn entered(&mut self, entered: Entered) {
+        if let Some(secret) = entered.renewed {
+            self.identity.keys.node = secret.clone();
+            self.key_life = None;
+            self.send(Output::Command(Command::NodeKey(secret))).await;
+        }
+        self.said.rejoined |= self.removed;
+        (self.joined, self.expired, self.removed, self.was_member, self.entry) =
+            (true, false, false, true, None);
+        self.send(Output::Notice(Notice::Joined { login: entered.login })).await;
     }
 
     async fn leave(&mut self) -> Result<(), ControlError> {
@@ -320,6 +329,14 @@ impl Member {
 fn new_secret() -> Result<adit_tailscale::SecretKey, ControlError> {
     secret()
         .map_err(|error| ControlError::never("internal", "there is no randomness").seen(error.to_string()))
+}
+
+/// The node was removed, and what would have let it in again did not.
+fn removed(error: &ControlError) -> ControlError {
+    let mut removed = ControlError::never("ts.node.removed", "this node was removed from the network")
+        .seen(format!("it could not join again: {}", error.problem));
+    removed.problem.evidence.extend(error.problem.evidence.iter().cloned());
+    removed
 }
 
 fn hostinfo(hostname: String, tags: Vec<String>, shields_up: bool, identity: &Identity) -> Hostinfo {

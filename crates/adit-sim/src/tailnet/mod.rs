@@ -49,6 +49,8 @@ pub enum Manner {
     Strips,
     /// The server does not speak the node's version, and says nothing.
     Hangs,
+    /// A proxy holds back what the server streams.
+    Buffers,
 }
 
 /// An auth key's rules.
@@ -89,6 +91,7 @@ pub struct Listed {
 pub struct Tailnet {
     at: SocketAddr,
     shared: Arc<Shared>,
+    relay: relay::Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -131,7 +134,7 @@ impl Tailnet {
             });
         })?;
         running.recv().map_err(io::Error::other)?;
-        Ok(Self { at, shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { at, shared, relay: relay.handle, stop: Some(stop), thread: Some(thread) })
     }
 
     /// The URL of the control server.
@@ -237,6 +240,31 @@ impl Tailnet {
     /// Whether tailnet lock is on; no node's key is signed.
     pub fn set_lock(&self, on: bool) {
         self.shared.change(|state| state.lock = on);
+    }
+
+    /// Somebody signs a node's key on a signing node.
+    pub fn sign(&self, name: &str) {
+        self.with(name, |node| node.signed = true);
+    }
+
+    /// How long node keys are good that are made from now on; the server says nothing when one ends.
+    pub fn set_key_life(&self, life: Option<Duration>) {
+        self.shared.change(|state| state.key_life = life);
+    }
+
+    /// Tells the next registrations to wait a second (HTTP 429).
+    pub fn limit(&self, registrations: u32) {
+        self.shared.change(|state| state.limited = registrations);
+    }
+
+    /// Another process tells the server its disco key with a node's key.
+    pub fn impersonate(&self, name: &str) {
+        self.with(name, |node| node.disco = format!("discokey:{}", "5".repeat(64)));
+    }
+
+    /// The relay tells all its clients what is wrong with their connection; nothing ends it.
+    pub fn relay_says(&self, text: &str) {
+        self.relay.say(text);
     }
 
     /// Answers every registration with these words, or as usual.

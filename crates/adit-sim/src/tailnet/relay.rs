@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use adit_tailscale::derp::frame::server::put_health;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -19,6 +20,22 @@ pub(super) struct Relayed {
     /// Where it listens with TCP; the STUN server has a port of its own.
     pub(super) derp: SocketAddr,
     pub(super) stun: SocketAddr,
+    pub(super) handle: Handle,
+}
+
+/// What an administrator of the relay may do.
+pub(super) struct Handle(Arc<Mutex<Clients>>);
+
+impl Handle {
+    /// Sends every client this text about its connection.
+    pub(super) fn say(&self, text: &str) {
+        let mut frame = Vec::new();
+        put_health(&mut frame, text);
+        for reply in self.0.lock().unwrap_or_else(PoisonError::into_inner).replies.values() {
+            // A client that does not keep up misses it.
+            let _ = reply.try_send(frame.clone());
+        }
+    }
 }
 
 #[derive(Default)]
@@ -45,7 +62,7 @@ pub(super) async fn start() -> io::Result<Relayed> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let (derp, stun) = (listener.local_addr()?, socket.local_addr()?);
     let clients = Arc::new(Mutex::new(Clients::default()));
-    let answering = Arc::clone(&clients);
+    let (answering, handle) = (Arc::clone(&clients), Handle(Arc::clone(&clients)));
     tokio::spawn(async move {
         let mut buffer = [0; 2048];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
@@ -73,7 +90,7 @@ pub(super) async fn start() -> io::Result<Relayed> {
             tokio::spawn(connection(stream, id, replies, Arc::clone(&clients)));
         }
     });
-    Ok(Relayed { derp, stun })
+    Ok(Relayed { derp, stun, handle })
 }
 
 async fn connection(

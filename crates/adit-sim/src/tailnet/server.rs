@@ -77,7 +77,7 @@ async fn connection(mut stream: TcpStream, shared: Arc<Shared>) -> io::Result<()
         return stream.write_all(text.as_bytes()).await;
     }
     match manner {
-        Manner::Serves | Manner::Portal => {}
+        Manner::Serves | Manner::Portal | Manner::Buffers => {}
         Manner::Hangs => return std::future::pending().await,
         Manner::Strips => {
             return stream.write_all(answer("403 Forbidden", "text/plain", "blocked").as_bytes()).await;
@@ -147,6 +147,14 @@ async fn exchange(
     let key = body["NodeKey"].as_str().unwrap_or_default().to_owned();
     match parts.uri.path() {
         "/machine/register" => {
+            let limited = shared.change(|state| {
+                let limited = state.limited > 0;
+                state.limited = state.limited.saturating_sub(1);
+                limited
+            });
+            if limited {
+                return wait(&mut respond);
+            }
             let answer = registered(machine, &body, &shared).await;
             send(&mut respond, 200, answer.to_string())
         }
@@ -165,7 +173,11 @@ async fn exchange(
                 };
                 return send(&mut respond, 200, answer);
             }
-            let stream = respond.send_response(http::Response::new(()), false)?;
+            let mut stream = respond.send_response(http::Response::new(()), false)?;
+            if shared.manner() == Manner::Buffers {
+                std::future::poll_fn(|cx| stream.poll_reset(cx)).await?;
+                return Ok(());
+            }
             follow(stream, &key, view, body["Compress"] == "zstd", &shared).await
         }
         _ => send(&mut respond, 404, String::new()),
@@ -191,6 +203,13 @@ fn send(respond: &mut SendResponse<Bytes>, status: u16, body: impl Into<Bytes>) 
     let mut head = http::Response::new(());
     *head.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
     respond.send_response(head, false)?.send_data(body.into(), true)
+}
+
+/// Too many registrations.
+fn wait(respond: &mut SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let head = http::Response::builder().status(429).header("retry-after", "1");
+    let head = head.body(()).unwrap_or_default();
+    respond.send_response(head, false)?.send_data("slow down".into(), true)
 }
 
 /// Tells a node of every change, as long as it is one.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
@@ -28,8 +29,23 @@ pub(super) struct Known {
     pub(super) streams: u32,
     pub(super) authorized: bool,
     pub(super) expired: bool,
+    /// When its key expires, in seconds since 1970.
+    pub(super) expiry: Option<u64>,
+    /// Whether its key is signed for tailnet lock.
+    pub(super) signed: bool,
     pub(super) routes: Vec<String>,
     pub(super) login: String,
+}
+
+impl Known {
+    fn is_expired(&self) -> bool {
+        self.expired || self.expiry.is_some_and(|at| at <= unix_now())
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A sign-in that somebody must do.
@@ -57,6 +73,10 @@ pub(super) struct State {
     pub(super) dns: Map<String, Value>,
     pub(super) approval: bool,
     pub(super) lock: bool,
+    /// How long keys are good that are made from now on.
+    pub(super) key_life: Option<Duration>,
+    /// So many registrations are told to wait.
+    pub(super) limited: u32,
     pub(super) health: Vec<String>,
     pub(super) made: i64,
     /// What every registration is answered with, if it is not to succeed.
@@ -83,6 +103,8 @@ impl State {
             dns: Map::new(),
             approval: false,
             lock: false,
+            key_life: None,
+            limited: 0,
             health: Vec::new(),
             made: 0,
             refusal: None,
@@ -110,7 +132,7 @@ impl State {
             if node.machine != machine {
                 return Some(json!({ "Error": "node key is in use by another machine" }));
             }
-            if node.expired {
+            if node.is_expired() {
                 return Some(json!({ "NodeKeyExpired": true }));
             }
             return Some(
@@ -167,8 +189,9 @@ impl State {
     ) -> Value {
         let key = request["NodeKey"].as_str().unwrap_or_default().to_owned();
         let ephemeral = ephemeral || request["Ephemeral"] == true;
+        let expiry = self.key_life.map(|life| unix_now() + life.as_secs());
         if let Some(node) = self.by_key(old) {
-            (node.key, node.expired) = (key, false);
+            (node.key, node.expired, node.expiry, node.signed) = (key, false, expiry, false);
             return json!({ "MachineAuthorized": node.authorized, "Login": { "LoginName": login } });
         }
         if self.user(&login) == 0 {
@@ -197,6 +220,8 @@ impl State {
             streams: 0,
             authorized,
             expired: false,
+            expiry,
+            signed: false,
             routes: Vec::new(),
             login: login.clone(),
         };
@@ -287,8 +312,13 @@ impl State {
             "Tags": node.tags,
             "Online": node.streams > 0,
             "MachineAuthorized": node.authorized,
-            "Expired": node.expired,
-            "KeyExpiry": if node.expired { "2020-01-01T00:00:00Z" } else { "0001-01-01T00:00:00Z" },
+            "Expired": node.is_expired(),
+            "KeyExpiry": match (node.expired, node.expiry) {
+                (true, _) => "2020-01-01T00:00:00Z".to_owned(),
+                (false, Some(at)) => adit_tunnel::rfc3339(at),
+                (false, None) => "0001-01-01T00:00:00Z".to_owned(),
+            },
+            "KeySignature": if node.signed { "c2lnbmVk" } else { "" },
             "CapMap": { "https://tailscale.com/cap/is-admin": null },
         })
     }

@@ -64,6 +64,8 @@ pub struct SelfNode {
     pub name: String,
     /// The key that the server knows us by.
     pub key: NodeKey,
+    /// The key of path discovery that the server has of us: of the process that spoke last.
+    pub disco: DiscoKey,
     /// Our addresses in the tailnet.
     pub addresses: Vec<Prefix>,
     /// Addresses and approved routes: what peers send to us.
@@ -76,6 +78,8 @@ pub struct SelfNode {
     pub authorized: bool,
     /// Whether our node key has expired.
     pub expired: bool,
+    /// When it expires or has expired (`KeyExpiry`); `None` is never.
+    pub key_expiry: Option<SystemTime>,
     /// Whether the node key is signed for tailnet lock (`KeySignature`).
     pub signed: bool,
 }

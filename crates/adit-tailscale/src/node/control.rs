@@ -46,7 +46,15 @@ impl Tailscale {
                     self.events.push_back(Event::Down(problem));
                 }
             }
-            Control::Connected => self.evaluate(now),
+            Control::Excluded(problem) => {
+                self.standing.excluded = Some(problem);
+                self.evaluate(now);
+            }
+            Control::Warnings(warnings) => self.standing.warnings = warnings,
+            Control::Connected => {
+                self.standing.excluded = None;
+                self.evaluate(now);
+            }
         }
     }
 
@@ -57,6 +65,10 @@ impl Tailscale {
         self.limiter = limiter(self.ours, now);
         for member in self.members.values_mut() {
             member.session = None;
+        }
+        // Whoever was asked to sign in has done so, and hears of it when the relay has taken the new key.
+        if self.phase == Phase::Up {
+            self.phase = Phase::Starting;
         }
         let (relays, mut cx) = self.relays(now, &mut out.net);
         relays.network_changed(&mut cx);

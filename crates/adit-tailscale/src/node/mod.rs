@@ -6,17 +6,18 @@ mod discovery;
 mod packets;
 mod peer;
 mod relaying;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use adit_tunnel::{
-    Deadline, Dropped, Event, HostPacket, LinkId, LinkSpec, MAX_PACKET, NetConfig, NetInput, NetQueue, NoWay,
-    Outbox, OwnName, PeerStatus, PrefixTable, Tunnel, Unreachable,
+    Deadline, Dropped, Event, Fault, HostPacket, LinkId, LinkSpec, MAX_PACKET, NetConfig, NetInput, NetQueue,
+    NoWay, Outbox, OwnName, PeerStatus, PrefixTable, Tunnel, Unreachable,
 };
 use adit_wireguard::{Limiter, OVERHEAD, PrivateKey, PublicKey};
 
@@ -31,6 +32,7 @@ use crate::seal::Random;
 use crate::{Command, Config, DiscoKey, Endpoint, Keys, NetInfo, NodeKey, Problem, Report};
 use calls::Calls;
 use peer::Member;
+use standing::Standing;
 use ways::Ask;
 
 /// The UDP socket of WireGuard, disco and STUN.
@@ -100,6 +102,7 @@ pub struct Tailscale {
     info: NetInfo,
     home_connected: bool,
     phase: Phase,
+    standing: Standing,
     config: NetConfig,
     random: Random,
     asks: Vec<Ask>,
@@ -146,6 +149,7 @@ impl Tailscale {
             info: NetInfo::default(),
             home_connected: false,
             phase: Phase::Starting,
+            standing: Standing::default(),
             config: NetConfig::default(),
             random: Random::new(seed),
             asks: Vec::new(),
@@ -394,7 +398,16 @@ impl Tunnel for Tailscale {
 
     fn own_name(&self) -> Option<OwnName> {
         let node = self.state.node.as_ref()?;
-        Some(OwnName { name: node.name.clone(), tags: node.tags.clone() })
+        let expiry = node.key_expiry.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        Some(OwnName {
+            name: node.name.clone(),
+            tags: node.tags.clone(),
+            key_expires: expiry.map(|at| at.as_secs()),
+        })
+    }
+
+    fn warnings(&self) -> Vec<Fault> {
+        self.standing.warnings()
     }
 
     fn find_way(

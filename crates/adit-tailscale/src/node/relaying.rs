@@ -38,6 +38,7 @@ impl Tailscale {
                 }
                 Ok(Some(Incoming::PeerGone(key))) => self.peer_gone(id, key),
                 Ok(Some(Incoming::Health(text))) => {
+                    self.standing.relay(self.region_name(id), id, &text);
                     self.report(Report::DerpHealth { region: id, text });
                 }
                 Ok(Some(Incoming::Restarting(after))) => restarting = Some(after),
@@ -112,7 +113,10 @@ impl Tailscale {
             self.home_connected = connected;
             self.report(Report::Home { region, connected });
         }
-        let member = self.state.node.as_ref().is_some_and(|node| node.authorized && !node.expired);
+        if self.is_excluded() {
+            return;
+        }
+        let member = self.state.node.is_some();
         let direct = || self.active.iter().any(|index| self.has_trusted_path(*index, now));
         let without = self.state.regions.is_empty() && self.is_open();
         match self.phase {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 pub use dns::question as dns_question;
 pub(crate) use dns::{DnsReply, read_answer};
+pub use tls::Trust;
 pub(crate) use tls::connect as connect_tls;
-pub use tls::{Trust, utc as rfc3339};
 
 use crate::catalogue::Words;
 use crate::dialer::Stream;

@@ -16,6 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use adit_tunnel::rfc3339;
+
 use super::Evidence;
 use crate::dialer::Stream;
 use crate::{Context, Failure, Stage, Warning};
@@ -98,7 +100,7 @@ pub(crate) async fn connect(
     context: &Context,
     limit: Duration,
 ) -> Result<Session, Failure> {
-    let context = context.clone().with("host", host).with("now", utc(UnixTime::now().as_secs()));
+    let context = context.clone().with("host", host).with("now", rfc3339(UnixTime::now().as_secs()));
     let name = match host {
         Destination::Address(address) => ServerName::IpAddress((*address).into()),
         Destination::Name(name) => ServerName::try_from(name.clone())
@@ -161,13 +163,13 @@ fn certificate(found: &CertificateError, trust: &Trust, context: &Context) -> Fa
     match found {
         CertificateError::Expired => failure("tls.expired", context.clone()),
         CertificateError::ExpiredContext { not_after, time } => {
-            let (until, now) = (utc(not_after.as_secs()), utc(time.as_secs()));
+            let (until, now) = (rfc3339(not_after.as_secs()), rfc3339(time.as_secs()));
             failure("tls.expired", context.clone().with("when", format!("on {until}")))
                 .seen(format!("valid until {until}, and now it is {now}"))
         }
         CertificateError::NotValidYet => failure("tls.not_yet_valid", context.clone()),
         CertificateError::NotValidYetContext { not_before, time } => {
-            let (from, now) = (utc(not_before.as_secs()), utc(time.as_secs()));
+            let (from, now) = (rfc3339(not_before.as_secs()), rfc3339(time.as_secs()));
             failure("tls.not_yet_valid", context.clone().with("when", &from))
                 .seen(format!("valid from {from} on, and now it is {now}"))
         }
@@ -249,22 +251,6 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// A Unix time (seconds since 1970) in RFC 3339.
-pub fn utc(seconds: u64) -> String {
-    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let (mut day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // 400 years have 146,097 days; counting from March puts the leap day last.
-    day += 719_468;
-    let (era, of_era) = (day.div_euclid(146_097), day.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let (date, month) =
-        (of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,11 +259,11 @@ mod tests {
     fn times_are_read_and_written() {
         assert_eq!(time(0x17, b"260101000000Z"), Some(1_767_225_600));
         assert_eq!(
-            time(0x18, b"20500301123456Z").map(|t| utc(t as u64)).as_deref(),
+            time(0x18, b"20500301123456Z").map(|t| rfc3339(t as u64)).as_deref(),
             Some("2050-03-01T12:34:56Z")
         );
         assert_eq!(time(0x17, b"490301000000Z"), Some(2_498_169_600));
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(time(0x17, b"26010100000"), None);
     }
 

@@ -117,6 +117,12 @@ pub fn progress(event: &Event, style: Style) -> Option<String> {
             wait_ms.div_ceil(1000),
         )),
         Event::AuthRequired { url, .. } => Some(format!("open this page to log in:\n{url}")),
+        Event::ActionRequired { class, summary, fix, wait_ms } => {
+            let class = style.paint("2", &format!("[{class}]"));
+            let head = format!("{summary}  {class}\nwaiting for that for {} s more", wait_ms.div_ceil(1000));
+            let fix = fix.iter().map(|line| format!("\n  - {line}"));
+            Some(std::iter::once(head).chain(fix).collect())
+        }
         Event::Degraded(found) => {
             let head = format!("{} {found}", style.paint("33", "! degraded"));
             Some([head].into_iter().chain(reasons(found)).collect::<Vec<_>>().join("\n"))

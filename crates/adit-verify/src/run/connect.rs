@@ -2,7 +2,7 @@
 //! that one packet came back.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use adit_path::{Phase, PingKind, Query, RecordType, Status};
 use adit_tunnel::{Fault, NetConfig, Prefix, Prompt};
@@ -36,6 +36,9 @@ impl Run<'_> {
         let config = self.stage(Stage::Address, None, budget, self.address(&mut status, budget)).await?;
         let addresses = config.addresses.iter().map(Prefix::address).collect();
         self.observer.notice(Event::Connected { addresses });
+        if let Some(at) = crate::health::key_expires_soon(&self.status(), SystemTime::now()) {
+            self.observer.notice(Event::KeyExpiring { at });
+        }
         Ok(config)
     }
 
@@ -86,7 +89,7 @@ impl Run<'_> {
         budget: Duration,
     ) -> Result<Passed<()>, Missed> {
         let mut until = Instant::now() + budget;
-        let (mut slack, mut asked) = (false, None);
+        let (mut slack, mut asked, mut told) = (false, None, None);
         loop {
             let now = status.borrow_and_update().clone();
             if let Some(Prompt::Open { url, timeout }) = &now.prompt {
@@ -118,6 +121,18 @@ impl Run<'_> {
                 let failure = self.of_fault(fault, Stage::Handshake);
                 if is_final(fault) || slack {
                     return Err(failure.into());
+                }
+                if is_for_a_person(fault) {
+                    until = self.began + self.plan.timeout.saturating_sub(LAST_WORD);
+                    if told.as_ref() != Some(&failure.class) {
+                        told = Some(failure.class.clone());
+                        self.observer.notice(Event::ActionRequired {
+                            class: failure.class.clone(),
+                            summary: failure.summary.clone(),
+                            fix: failure.fix.clone(),
+                            wait_ms: ms(until.saturating_duration_since(Instant::now())),
+                        });
+                    }
                 }
                 self.not_yet(Stage::Handshake, None, failure);
             }
@@ -362,6 +377,11 @@ fn stage_of(fault: &Fault) -> Stage {
 /// Whether trying longer cannot help.
 fn is_final(fault: &Fault) -> bool {
     catalogue::find(&fault.class).is_some_and(|class| !class.retryable)
+}
+
+/// Whether somebody elsewhere can let this machine in while it waits.
+fn is_for_a_person(fault: &Fault) -> bool {
+    matches!(fault.class.as_str(), "ts.approval.pending" | "ts.lock.unsigned")
 }
 
 /// The name under which an address is looked up (RFC 1035 §3.5, RFC 3596 §2.5).

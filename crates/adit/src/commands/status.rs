@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use adit_path::{Network as _, Phase, Status};
-use adit_tunnel::{PeerStatus, Prefix};
+use adit_tunnel::{PeerStatus, Prefix, Prompt};
 use serde_json::json;
 
 use crate::access;
@@ -146,6 +146,11 @@ fn text(info: &Info, status: &Status) -> String {
     row("state", format!("{}  for {}", phase(status.phase), span(status.since)));
     if let Some(fault) = &status.fault {
         row("reason", format!("{}  [{}]", fault.summary, fault.class));
+    }
+    match &status.prompt {
+        Some(Prompt::Open { url, .. }) => row("login", format!("somebody must sign in at {url}")),
+        Some(Prompt::Answer { text, .. }) => row("login", format!("somebody must answer: {text}")),
+        None => {}
     }
     for warning in &status.warnings {
         row("warning", format!("{}  [{}]", warning.summary, warning.class));
@@ -356,7 +361,11 @@ flows      0 TCP, 0 UDP
     #[test]
     fn a_node_of_a_tailnet_has_a_name_and_its_peers_a_way() {
         let (info, mut status) = sample();
-        status.own = Some(OwnName { name: "me.tail.example".to_owned(), tags: vec!["tag:agent".to_owned()] });
+        status.own = Some(OwnName {
+            name: "me.tail.example".to_owned(),
+            tags: vec!["tag:agent".to_owned()],
+            key_expires: None,
+        });
         let direct = PeerStatus {
             name: "db.tail.example".to_owned(),
             addresses: vec!["100.64.0.2".parse().unwrap()],

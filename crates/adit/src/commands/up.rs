@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use adit_path::Phase;
-use adit_verify::health::Change;
+use adit_tunnel::Prompt;
+use adit_verify::health::{self, Change};
 use adit_verify::{Event, Observer as _, Plan, Report, Stage};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -275,9 +276,21 @@ impl Up<'_> {
     async fn tell_symptoms(&self, daemon: &Daemon) -> Infallible {
         let mut status = daemon.network().status();
         let mut told = Vec::new();
+        let (mut page, mut expiry) = (None, None);
         loop {
-            let symptoms: Vec<_> =
-                status.borrow_and_update().peers.iter().filter_map(|peer| peer.symptom.clone()).collect();
+            let now = status.borrow_and_update().clone();
+            if let Some(Prompt::Open { url, .. }) = &now.prompt
+                && page.as_ref() != Some(url)
+            {
+                page = Some(url.clone());
+                self.reporter.notice(Event::AuthRequired { url: url.clone(), qr: None, timeout_ms: None });
+            }
+            let expires = health::key_expires_soon(&now, SystemTime::now());
+            if expires != expiry {
+                expiry.clone_from(&expires);
+                expires.into_iter().for_each(|at| self.reporter.notice(Event::KeyExpiring { at }));
+            }
+            let symptoms: Vec<_> = now.peers.iter().filter_map(|peer| peer.symptom.clone()).collect();
             for symptom in symptoms {
                 if !told.contains(&symptom.class) {
                     let failure = Failure::of_fault(&symptom, Stage::Soak, &Words::default());

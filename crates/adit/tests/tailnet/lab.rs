@@ -86,7 +86,11 @@ impl Drop for Lab {
 
 /// A node of the tailnet in this process.
 pub fn node(tailnet: &Tailnet, name: &str) -> Session {
-    let key = tailnet.key(Key::default());
+    node_with(tailnet, name, tailnet.key(Key::default()))
+}
+
+/// A node that joins with this key.
+pub fn node_with(tailnet: &Tailnet, name: &str, key: String) -> Session {
     let roots = trusted(None).unwrap();
     let control = ControlUrl::parse(&tailnet.url()).unwrap();
     let reach = Reach { control, proxies: Proxies::default(), tls: client_config(Arc::clone(&roots)) };

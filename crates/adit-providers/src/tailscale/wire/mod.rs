@@ -9,7 +9,7 @@ mod request;
 mod response;
 mod time;
 
-pub(super) use netmap::{key_expiry, update};
+pub(super) use netmap::update;
 pub(super) use request::{AuthInfo, Hostinfo, MapRequest, NetInfo, PingResponse, RegisterRequest};
 pub(super) use response::{MapResponse, PingRequest, RegisterResponse};
 pub(super) use time::{http_date, rfc3339};

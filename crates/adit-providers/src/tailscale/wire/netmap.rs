@@ -54,12 +54,6 @@ fn expired(flag: Option<bool>, expiry: Option<&str>, now: SystemTime) -> bool {
     flag == Some(true) || expiry.and_then(rfc3339).is_some_and(|expiry| expiry <= now)
 }
 
-/// When the key of the node in a message expires; the inner `None` is never.
-pub(in crate::tailscale) fn key_expiry(raw: &RawValue) -> Option<Option<SystemTime>> {
-    let node: response::Node = element("Node", raw)?;
-    Some(node.key_expiry.as_deref().and_then(rfc3339))
-}
-
 fn capabilities(node: &mut response::Node) -> Vec<String> {
     let mut names = node.capabilities.take().unwrap_or_default();
     names.extend(node.cap_map.take().unwrap_or_default().into_keys());
@@ -82,12 +76,14 @@ fn self_node(mut node: response::Node, now: SystemTime) -> SelfNode {
     SelfNode {
         id: NodeId(node.id),
         expired: expired(node.expired, node.key_expiry.as_deref(), now),
+        key_expiry: node.key_expiry.as_deref().and_then(rfc3339),
         capabilities: capabilities(&mut node),
         allowed_ips,
         addresses,
         stable_id: node.stable_id.unwrap_or_default(),
         name: name(node.name),
         key: key(node.key.as_deref()),
+        disco: key(node.disco_key.as_deref()),
         tags: node.tags.unwrap_or_default(),
         // A field that is false is left out.
         authorized: node.machine_authorized.unwrap_or(false),
