@@ -12,6 +12,8 @@ use crate::netmap::{NodeId, State};
 
 /// Where the server is.
 pub(crate) const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 100);
+/// Its IPv6 address; here it only signs what the node says itself.
+pub(crate) const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53);
 /// Reverse names of the addresses of tailnets; of the first, only those that are routed are asked for.
 pub(crate) const REVERSE: [&str; 2] = ["100.in-addr.arpa", "0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa"];
 /// Answers may be kept for 5 s, that there is none for 10.

@@ -49,6 +49,11 @@ impl Policy {
         })
     }
 
+    /// Whether a peer may be an exit node: it offers to be one, and an administrator has approved that.
+    pub(crate) fn offers_exit(peer: &Peer) -> bool {
+        peer.allowed_ips.iter().any(Prefix::is_default)
+    }
+
     /// Why a route or resolver is not accepted, whoever offers it.
     pub(crate) fn refusal(&self, prefix: &Prefix) -> Option<&'static str> {
         let address = prefix.address();
@@ -207,7 +212,7 @@ fn is_private(resolver: &Resolver) -> bool {
     }
 }
 
-fn is_tailnet(ip: IpAddr) -> bool {
+pub(crate) fn is_tailnet(ip: IpAddr) -> bool {
     ranges().any(|range| range.contains(ip))
 }
 

@@ -139,30 +139,43 @@ pub(crate) const ICMP_LEN: usize = 40 + 8 + 40 + 8;
 /// Writes what a firewall would say in place of the peer: destination unreachable. The netstack and programs know it;
 /// TSMP they do not.
 pub(crate) fn write_icmp(reject: &Reject, sequence: u32, out: &mut [u8; ICMP_LEN]) -> Option<usize> {
-    let (ours, target) = (reject.source, reject.target);
+    let Reject { protocol, reason, source, target } = *reject;
+    write_unreachable(target.ip(), reason.icmp(source.is_ipv4()), protocol, [source, target], sequence, out)
+}
+
+/// Writes an ICMP error of `from` with this type and code, about a packet between `ends`, ours first; returns its length.
+/// `sequence` is that of a TCP segment.
+pub(crate) fn write_unreachable(
+    from: IpAddr,
+    kind: [u8; 2],
+    number: u8,
+    ends: [SocketAddr; 2],
+    sequence: u32,
+    out: &mut [u8; ICMP_LEN],
+) -> Option<usize> {
+    let [ours, target] = ends;
     let mut ports = [0; 8];
     ports[..2].copy_from_slice(&ours.port().to_be_bytes());
     ports[2..4].copy_from_slice(&target.port().to_be_bytes());
-    match reject.protocol {
+    match number {
         protocol::TCP => ports[4..].copy_from_slice(&sequence.to_be_bytes()),
         protocol::UDP => ports[5] = 8,
         _ => {}
     }
     let mut message = [0; 8 + 40 + 8];
     let mut quoted = [0; 48];
-    let quoted_len = write_packet(reject.protocol, ours.ip(), target.ip(), &ports, &mut quoted)?;
+    let quoted_len = write_packet(number, ours.ip(), target.ip(), &ports, &mut quoted)?;
     let number = if ours.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
-    let kind = reject.reason.icmp(ours.is_ipv4());
     message[..2].copy_from_slice(&kind);
     message.get_mut(8..8 + quoted_len)?.copy_from_slice(quoted.get(..quoted_len)?);
     let message = message.get_mut(..8 + quoted_len)?;
     let sum = match number {
         protocol::ICMP => Checksum::new(),
-        _ => Checksum::pseudo_header(target.ip(), ours.ip(), number, message.len()),
+        _ => Checksum::pseudo_header(from, ours.ip(), number, message.len()),
     };
     let sum = sum.bytes(message).finish();
     message.get_mut(2..4)?.copy_from_slice(&sum.to_be_bytes());
-    write_packet(number, target.ip(), ours.ip(), message, out)
+    write_packet(number, from, ours.ip(), message, out)
 }
 
 /// Writes an IP packet; `None` if the families differ or it does not fit.

@@ -380,6 +380,12 @@ pub struct PeerStatus {
     /// Whether the far end is reachable as far as a coordination server says, where the protocol has one.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub online: Option<bool>,
+    /// Whether nobody takes its packets any more, because its key has expired.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
+    pub expired: bool,
+    /// Whether it may carry packets to everywhere: an exit node.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "std::ops::Not::not"))]
+    pub offers_exit: bool,
     /// The relay that packets go through, while there is traffic and no [`endpoint`](Self::endpoint) carries it.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub relay: Option<String>,
@@ -405,4 +411,7 @@ pub struct OwnName {
     /// When the key by which the network knows this machine expires, in seconds since 1970; `None` if it does not.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub key_expires: Option<u64>,
+    /// The exit node that was asked for, in the words of whoever did.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub exit_node: Option<String>,
 }

@@ -12,7 +12,7 @@ use adit_path::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::provider::Provider;
+use crate::provider::{MISSING_EXIT, MISSING_PEER, Provider};
 use crate::{Context, Failure, Stage};
 
 /// A connection as bytes in both directions.
@@ -115,6 +115,7 @@ impl DialFailure {
     pub(crate) fn may_settle(&self, own: &Provider) -> bool {
         let Some(denied) = own.denied else { return false };
         match self {
+            Self::Resolve(ResolveFailure::Failed { server, code, .. }) => own.knows_no_way(*server, code),
             Self::Resolve(failure) => matches!(
                 failure,
                 ResolveFailure::NoSuchName { .. }
@@ -123,9 +124,10 @@ impl DialFailure {
             ),
             Self::Connect(ConnectFailure::NoRoute(_)) | Self::Ping(PingFailure::NoRoute(_)) => true,
             Self::Udp(failure) => matches!(failure, UdpFailure::NoRoute(_)),
-            Self::Connect(ConnectFailure::Unreachable { kind, code, .. })
-            | Self::Ping(PingFailure::Unreachable { kind, code, .. }) => {
-                (own.icmp)(*kind, *code) == Some(denied)
+            Self::Connect(ConnectFailure::Unreachable { from, kind, code })
+            | Self::Ping(PingFailure::Unreachable { from, kind, code }) => {
+                let class = (own.icmp)(*from, *kind, *code);
+                class.is_some_and(|class| [denied, MISSING_EXIT, MISSING_PEER].contains(&class))
             }
             _ => false,
         }

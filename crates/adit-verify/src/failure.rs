@@ -182,7 +182,7 @@ impl Context {
     }
 
     fn unreachable(&self, stage: Stage, from: IpAddr, kind: u8, code: u8) -> Failure {
-        let class = (self.own().icmp)(kind, code).unwrap_or(self.own().unreachable);
+        let class = (self.own().icmp)(from, kind, code).unwrap_or(self.own().unreachable);
         let reason = icmp_reason(from, kind, code);
         self.clone()
             .with("from", from)
@@ -240,9 +240,14 @@ impl Context {
                 self.clone()
                     .with("name", name)
                     .with("server", servers)
-                    .failure("dns.silent", stage)
+                    .failure(self.own().dns_silent, stage)
                     .seen(seen)
             }
+            ResolveFailure::Failed { name, server, code } if self.own().knows_no_way(*server, code) => self
+                .clone()
+                .with("name", name)
+                .failure(self.own().dns_unrouted, stage)
+                .seen("no route leads to the resolver that the network names for it: none is advertised, or none is approved"),
             ResolveFailure::Failed { name, server, code } => self
                 .clone()
                 .with("name", name)

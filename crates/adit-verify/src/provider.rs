@@ -1,5 +1,17 @@
 //! What is called differently from one protocol to the next.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What a node of a tailnet says itself comes from these addresses, which are nobody's.
+const TAILNET_SERVICE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 100)),
+    IpAddr::V6(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53)),
+];
+/// No node takes packets to everywhere, where one was asked for.
+pub(crate) const MISSING_EXIT: &str = "ts.exit.none";
+/// No node has the address, or the name.
+pub(crate) const MISSING_PEER: &str = "ts.peer.unknown";
+
 /// The words and failure classes of a provider, where a general one would say less.
 #[derive(Debug)]
 pub(crate) struct Provider {
@@ -19,8 +31,10 @@ pub(crate) struct Provider {
     pub(crate) no_route: &'static str,
     /// A router inside says that a destination cannot be reached.
     pub(crate) unreachable: &'static str,
-    /// What an ICMP error, by type and code, means more precisely.
-    pub(crate) icmp: fn(kind: u8, code: u8) -> Option<&'static str>,
+    /// What an ICMP error, by its sender, type and code, means more precisely.
+    pub(crate) icmp: fn(from: IpAddr, kind: u8, code: u8) -> Option<&'static str>,
+    /// The DNS servers of a domain do not answer.
+    pub(crate) dns_silent: &'static str,
     /// No route of the tunnel covers its own DNS server.
     pub(crate) dns_unrouted: &'static str,
     /// The network has no DNS server.
@@ -49,7 +63,8 @@ const WIREGUARD: Provider = Provider {
     route_clash: "wg.allowedips.clash",
     no_route: "wg.allowedips.client",
     unreachable: "wg.icmp.unreach",
-    icmp: |_, _| None,
+    icmp: |_, _, _| None,
+    dns_silent: "dns.silent",
     dns_unrouted: "wg.dns",
     no_dns: "dns.no_server",
     offline: None,
@@ -69,7 +84,8 @@ const OPENVPN: Provider = Provider {
     route_clash: "ovpn.addr.clash",
     no_route: "ovpn.route.none",
     unreachable: "target.unreachable",
-    icmp: |_, _| None,
+    icmp: |_, _, _| None,
+    dns_silent: "dns.silent",
     dns_unrouted: "dns.unrouted",
     no_dns: "ovpn.dns.none",
     offline: None,
@@ -89,13 +105,16 @@ const TAILSCALE: Provider = Provider {
     route_clash: "ts.cgnat.clash",
     no_route: "ts.subnet.unrouted",
     unreachable: "target.unreachable",
-    // What the node makes of the rejections of peers, which have no ICMP of their own.
-    icmp: |kind, code| match (kind, code) {
+    // What the node makes of the rejections of peers, which have no ICMP of their own, and of packets that no peer takes.
+    icmp: |from, kind, code| match (kind, code) {
+        (3, 0) | (1, 0) if TAILNET_SERVICE.contains(&from) => Some(MISSING_EXIT),
+        (3, 1) | (1, 3) if TAILNET_SERVICE.contains(&from) => Some(MISSING_PEER),
         (3, 13) | (1, 1) => Some("ts.acl.denied"),
         (3, 10) | (1, 5) => Some("ts.shields"),
         (3, 0) | (1, 0) => Some("ts.subnet.forward"),
         _ => None,
     },
+    dns_silent: "ts.dns.split",
     dns_unrouted: "ts.dns.split",
     no_dns: "ts.dns.magic",
     offline: Some("ts.peer.offline"),
@@ -115,7 +134,8 @@ const OTHER: Provider = Provider {
     route_clash: "route.clash",
     no_route: "route.none",
     unreachable: "target.unreachable",
-    icmp: |_, _| None,
+    icmp: |_, _, _| None,
+    dns_silent: "dns.silent",
     dns_unrouted: "dns.unrouted",
     no_dns: "dns.no_server",
     offline: None,
@@ -135,6 +155,12 @@ impl Provider {
             Some("tailscale") => &TAILSCALE,
             _ => &OTHER,
         }
+    }
+
+    /// Whether an answer of a DNS server means that no way leads to the resolver of a domain: a node of a tailnet refuses
+    /// such names itself, so that nobody outside hears of them.
+    pub(crate) fn knows_no_way(&self, server: IpAddr, code: &str) -> bool {
+        self.denied.is_some() && TAILNET_SERVICE.contains(&server) && code == "REFUSED"
     }
 
     /// The provider's own class for one that the packet path gave, which knows no protocols.
@@ -162,6 +188,7 @@ mod tests {
                 provider.route_clash,
                 provider.no_route,
                 provider.unreachable,
+                provider.dns_silent,
                 provider.dns_unrouted,
                 provider.no_dns,
                 provider.mtu,
@@ -177,11 +204,20 @@ mod tests {
 
     #[test]
     fn the_rejection_of_a_peer_has_its_class() {
-        for (kind, code, class) in [(3, 13, "ts.acl.denied"), (1, 1, "ts.acl.denied"), (3, 10, "ts.shields")]
-        {
-            assert_eq!((TAILSCALE.icmp)(kind, code), Some(class));
+        let peer = IpAddr::from([100, 64, 0, 2]);
+        for (from, kind, code, class) in [
+            (peer, 3, 13, "ts.acl.denied"),
+            (peer, 1, 1, "ts.acl.denied"),
+            (peer, 3, 10, "ts.shields"),
+            (peer, 3, 0, "ts.subnet.forward"),
+            (TAILNET_SERVICE[0], 3, 0, MISSING_EXIT),
+            (TAILNET_SERVICE[1], 1, 0, MISSING_EXIT),
+            (TAILNET_SERVICE[0], 3, 1, MISSING_PEER),
+            (TAILNET_SERVICE[1], 1, 3, MISSING_PEER),
+        ] {
+            assert_eq!((TAILSCALE.icmp)(from, kind, code), Some(class));
             assert!(catalogue::find(class).is_some(), "{class}");
         }
-        assert_eq!(((TAILSCALE.icmp)(3, 1), (WIREGUARD.icmp)(3, 13)), (None, None));
+        assert_eq!(((TAILSCALE.icmp)(peer, 3, 1), (WIREGUARD.icmp)(peer, 3, 13)), (None, None));
     }
 }

@@ -3,15 +3,22 @@
 use super::{LIMIT, exec, profile};
 use crate::support::{DOMAIN, Machine, Tailnet, run};
 
-/// Verifies a target; it must fail with this class. Returns summary and evidence.
+/// Verifies a target; it must fail with this class. Returns what a person is told.
 #[track_caller]
-fn fails(tailnet: &Tailnet, config: &str, target: &str, timeout: &str, class: &str, exit: i32) -> String {
+pub(super) fn fails(
+    tailnet: &Tailnet,
+    config: &str,
+    target: &str,
+    timeout: &str,
+    class: &str,
+    exit: i32,
+) -> String {
     let mut command = tailnet.lab.adit(&["verify", "--json", "--timeout", timeout, "--config", config]);
     // Everything that is asked for here has been there, or not there, for long.
     command.args(["--no-grace", "--target", target]);
     let outcome = run(&mut command, LIMIT);
     let told = outcome.failure(class, exit);
-    format!("{}\n{}", told.summary, told.evidence)
+    format!("{}\n{}\n{}", told.summary, told.evidence, told.fix.join("\n"))
 }
 
 const PAGE: &str = "http://staging-db/healthz";
@@ -27,7 +34,7 @@ fn a_key_that_lets_nobody_in_is_told_by_its_kind() {
     refused(&tailnet.auth_key(&["--expiration", "1ms"]), "", "ts.key.expired", 12);
     let once = tailnet.auth_key(&["--ephemeral"]);
     // Joining spends the key; that nobody called staging-db is here comes to light after it.
-    fails(&tailnet, &profile(&tailnet, &once, ""), PAGE, "30s", "dns.nxdomain", 30);
+    fails(&tailnet, &profile(&tailnet, &once, ""), PAGE, "30s", "ts.peer.unknown", 31);
     refused(&once, "", "ts.key.used", 12);
     let key = tailnet.auth_key(&[]);
     refused(&key, "tags = [\"tag:nobody\"]", "ts.tag.denied", 14);
@@ -51,7 +58,7 @@ fn a_machine_that_is_not_there_and_one_that_the_policy_keeps_away_are_told_apart
     let Some(tailnet) = Tailnet::build("tailscale_policy", &[Machine::Database], None) else { return };
     let config = profile(&tailnet, &tailnet.auth_key(&["--ephemeral", "--reusable"]), "");
     let missing = format!("http://missing.{DOMAIN}/");
-    fails(&tailnet, &config, &missing, "20s", "dns.nxdomain", 30);
+    fails(&tailnet, &config, &missing, "20s", "ts.peer.unknown", 31);
     tailnet.set_policy(r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:80"]}]}"#);
     let denied = fails(&tailnet, &config, "tcp://staging-db:5432", "30s", "ts.acl.denied", 14);
     assert!(denied.contains("staging-db"), "{denied}");

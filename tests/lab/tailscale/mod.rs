@@ -1,10 +1,14 @@
 //! Tailnets: Headscale, relays and nodes of the reference client.
 
 mod cells;
+mod exits;
 mod failures;
 mod jobs;
+mod login;
 mod outages;
+mod peers;
 mod reference;
+mod routes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,12 +25,16 @@ const AGENT: &str = "agent";
 /// An adit.toml with a profile `staging`, which is let in with `key`; `more` are further lines of the profile.
 fn profile(tailnet: &Tailnet, key: &str, more: &str) -> String {
     let key = tailnet.lab.write("key", key);
+    joining(tailnet, &format!("{{ key = \"file:{}\" }}", key.display()), more)
+}
+
+/// The same with another table `auth`.
+fn joining(tailnet: &Tailnet, auth: &str, more: &str) -> String {
     let text = format!(
         "version = 1\ndefault = \"staging\"\n\n[profile.staging]\nprovider = \"tailscale\"\n\
          control = \"https://control.example.test\"\nca_file = \"{}\"\nhostname = \"{AGENT}\"\n\
-         auth = {{ key = \"file:{}\" }}\n{more}\n",
+         auth = {auth}\n{more}\n",
         tailnet.ca.display(),
-        key.display(),
     );
     path(tailnet.lab.write("adit.toml", text))
 }

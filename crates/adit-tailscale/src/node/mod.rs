@@ -217,6 +217,8 @@ impl Tailscale {
                 .map(|peer| peer.addresses.iter().map(adit_tunnel::Prefix::address).collect())
                 .unwrap_or_default(),
             online: peer.and_then(|peer| peer.online),
+            expired: false,
+            offers_exit: peer.is_some_and(Policy::offers_exit),
             rtt: member.paths.rtt(now).filter(|_| endpoint.is_some() || relay.is_some()),
             relay: relay.map(|id| self.region_name(id)),
             // A tagged node belongs to nobody.
@@ -393,7 +395,15 @@ impl Tunnel for Tailscale {
     fn peers(&self, now: Instant) -> Vec<PeerStatus> {
         // Their indices are random, and people look for a peer in the same place again.
         let members = self.by_id.values().filter_map(|index| self.members.get(index));
-        members.map(|member| self.status(member, now)).collect()
+        let members = members.map(|member| self.status(member, now));
+        let expired = self.state.peers.values().filter(|peer| peer.expired).map(|peer| PeerStatus {
+            name: peer.name.clone(),
+            addresses: peer.addresses.iter().map(adit_tunnel::Prefix::address).collect(),
+            online: peer.online,
+            expired: true,
+            ..PeerStatus::default()
+        });
+        members.chain(expired).collect()
     }
 
     fn own_name(&self) -> Option<OwnName> {
@@ -402,6 +412,7 @@ impl Tunnel for Tailscale {
         Some(OwnName {
             name: node.name.clone(),
             tags: node.tags.clone(),
+            exit_node: self.policy.exit_node.clone(),
             key_expires: expiry.map(|at| at.as_secs()),
         })
     }

@@ -3,16 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use adit_tunnel::view::{IpView, addresses, protocol};
+use adit_tunnel::view::{IpView, addresses, protocol, tcp_flag};
 use adit_tunnel::{Checksum, Dropped, HostPacket, NetQueue, Outbox, PacketQueue};
 use adit_wireguard::{HANDSHAKE_LEN, OVERHEAD, OpenError, Opened, Timeout, Verdict, message_type};
 
 use super::discovery::Via;
 use super::{Tailscale, UDP};
 use crate::derp::{Context, Sent};
-use crate::magicdns::SERVICE_V4;
+use crate::magicdns::{SERVICE_V4, SERVICE_V6};
 use crate::masquerade::{Side, rewrite};
-use crate::routes::MTU;
+use crate::routes::{MTU, is_tailnet};
 use crate::{NodeKey, disco, stun, tsmp};
 
 const DNS_PORT: u16 = 53;
@@ -29,7 +29,7 @@ impl Tailscale {
         if to == IpAddr::V4(SERVICE_V4) {
             return self.serve_name(packet, &mut out.host);
         }
-        let index = *self.table.lookup(to).ok_or(Dropped::NoRoute)?;
+        let Some(&index) = self.table.lookup(to) else { return self.nowhere(packet, to, &mut out.host) };
         if packet.largest()? > usize::from(MTU) {
             return Err(Dropped::TooBig);
         }
@@ -43,6 +43,35 @@ impl Tailscale {
             self.search(now, index, &mut out.net);
         }
         self.seal(now, index, packet, &mut out.net)
+    }
+
+    /// A packet that no peer takes: whoever opens a connection hears it at once, as from a router without a route. What
+    /// belongs to a connection is lost in silence, so that it goes on when the peer is back.
+    fn nowhere(&self, packet: HostPacket<'_>, to: IpAddr, host: &mut PacketQueue) -> Result<(), Dropped> {
+        let ip = IpView::parse_unsized(packet.bytes())?;
+        let (from, to_port, sequence) = match (ip.tcp(), ip.udp()) {
+            (Some(tcp), _) if tcp.flags() & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN => {
+                (tcp.source_port(), tcp.destination_port(), tcp.sequence())
+            }
+            (None, Some(udp)) => (udp.source_port(), udp.destination_port(), 0),
+            _ => return Err(Dropped::NoRoute),
+        };
+        let ends = [SocketAddr::new(ip.source(), from), SocketAddr::new(to, to_port)];
+        // Network unreachable where the exit node is missing, host unreachable for a node that is none (RFC 792); no
+        // route to destination and address unreachable (RFC 4443 §3.1).
+        let (service, kind) = match (to, self.policy.exit_node.is_some() && !is_tailnet(to)) {
+            (IpAddr::V4(_), true) => (SERVICE_V4.into(), [3, 0]),
+            (IpAddr::V4(_), false) => (SERVICE_V4.into(), [3, 1]),
+            (IpAddr::V6(_), true) => (SERVICE_V6.into(), [1, 0]),
+            (IpAddr::V6(_), false) => (SERVICE_V6.into(), [1, 3]),
+        };
+        let mut error = [0; tsmp::ICMP_LEN];
+        let len = tsmp::write_unreachable(service, kind, ip.protocol(), ends, sequence, &mut error);
+        let error = error.get(..len.ok_or(Dropped::Malformed)?).unwrap_or_default();
+        let mut slot = host.reserve(error.len()).ok_or(Dropped::Backpressure)?;
+        slot.copy_from_slice(error);
+        slot.commit(error.len());
+        Err(Dropped::NoRoute)
     }
 
     fn seal(

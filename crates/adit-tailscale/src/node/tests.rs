@@ -293,3 +293,40 @@ fn the_status_names_us_and_says_of_each_peer_where_it_is_and_how_far() {
         (None, Some(address), Some(Duration::from_millis(12)))
     );
 }
+
+fn tcp(to: &str, flags: u8) -> Vec<u8> {
+    let mut segment = [0; 20];
+    segment[..4].copy_from_slice(&[0x0f, 0xa0, 0, 80]);
+    segment[4..8].copy_from_slice(&7u32.to_be_bytes());
+    (segment[12], segment[13]) = (0x50, flags);
+    let mut out = vec![0; 40];
+    let (from, to) = (IpAddr::from([100, 64, 0, 1]), to.parse().unwrap());
+    write_packet(protocol::TCP, from, to, &segment, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn whoever_calls_a_node_that_is_none_or_a_missing_exit_node_hears_it_at_once_and_connections_wait() {
+    let mut bench = Bench::new();
+    bench.tell(Command::Netmap(Box::new(map(1))));
+    let answer = |bench: &mut Bench, packet: &[u8]| {
+        let sent = bench.node.handle_packet(bench.now, HostPacket::new(packet), &mut bench.out);
+        assert_eq!(sent, Err(Dropped::NoRoute));
+        let mut answer = None;
+        bench.out.host.drain(|packet| {
+            let ip = IpView::parse(packet.bytes()).unwrap();
+            assert_eq!(ip.source(), IpAddr::from([100, 100, 100, 100]));
+            let quoted = IpView::parse_unsized(&ip.payload()[8..]).unwrap();
+            let kind = [ip.payload()[0], ip.payload()[1]];
+            answer = Some((kind, quoted.destination(), quoted.payload().to_vec()));
+        });
+        answer
+    };
+    let (kind, about, quoted) = answer(&mut bench, &tcp("100.64.0.9", 2)).unwrap();
+    assert_eq!((kind, about), ([3, 1], "100.64.0.9".parse().unwrap()));
+    assert_eq!(quoted, [0x0f, 0xa0, 0, 80, 0, 0, 0, 7], "the call's own sequence number");
+    assert_eq!(answer(&mut bench, &udp("100.64.0.9", 9, b"x")).unwrap().0, [3, 1]);
+    bench.tell(Command::ExitNode(Some("nobody".to_owned())));
+    assert_eq!(answer(&mut bench, &tcp("198.51.100.1", 2)).unwrap().0, [3, 0]);
+    assert!(answer(&mut bench, &tcp("198.51.100.1", 0x10)).is_none(), "what is open may go on later");
+}

@@ -58,6 +58,8 @@ impl Run<'_> {
             match now.phase {
                 Phase::Failed | Phase::Closed => return Err(self.ended(&now, Stage::Reach).into()),
                 Phase::Up => return Ok(self.reached(&now)),
+                // Only a server that was reached can want somebody to do something.
+                _ if now.prompt.is_some() => return Ok(self.reached(&now)),
                 Phase::Connecting | Phase::Reconnecting if fault.is_none() => return Ok(self.reached(&now)),
                 Phase::Starting | Phase::Connecting | Phase::Reconnecting => {}
             }
@@ -191,6 +193,8 @@ impl Run<'_> {
                 return Err(Failure::of(self.own().no_address, &self.context().words).into());
             }
         };
+        self.begin_to_settle();
+        self.exit_node().await?;
         let addresses: Vec<_> = config.addresses.iter().map(Prefix::to_string).collect();
         let clash = self.clash(&config);
         let mut passed = Passed::new(config).seen("addresses", addresses);

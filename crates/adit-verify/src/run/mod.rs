@@ -5,6 +5,7 @@ mod quality;
 mod refine;
 mod settling;
 mod surroundings;
+mod tailnet;
 mod targets;
 
 use std::collections::BTreeMap;

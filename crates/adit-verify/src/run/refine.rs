@@ -49,7 +49,7 @@ impl Run<'_> {
             let silent = |class: &str| class.ends_with(".silent") && class != "wg.silent";
             log.failures.iter().filter(|(_, failure)| silent(&failure.class)).cloned().collect()
         };
-        self.blame_offline(&open).await;
+        self.refine_tailnet().await;
         // Of OpenVPN, only the size of packets is a matter of silence.
         let worthwhile = match self.plan.provider.as_deref() {
             Some("wireguard") => !open.is_empty(),
@@ -73,22 +73,6 @@ impl Run<'_> {
         }
     }
 
-    /// A host that is silent because its node is offline, as far as the coordination server says, has a class for it.
-    async fn blame_offline(&self, open: &[(usize, Failure)]) {
-        let Some(class) = self.own().offline else { return };
-        for (index, old) in open.iter().filter(|(_, failure)| failure.class == "target.silent") {
-            let hosts = self.silent_hosts(*index, old, &[]).await;
-            let peers = self.status().peers;
-            let offline = peers.iter().find(|peer| {
-                peer.online == Some(false) && peer.addresses.iter().any(|address| hosts.contains(address))
-            });
-            let Some(peer) = offline else { continue };
-            let seen = format!("the coordination server has no connection with {}", peer.name);
-            let words = self.context().words.with("peer", &peer.name);
-            self.exchange(*index, old, class, &words, &[seen]);
-        }
-    }
-
     fn replace(&self, index: usize, old: &Failure, class: &str, found: &Found, about: &[String]) {
         let mut words = match self.plan.targets.get(index) {
             Some(target) => self.context().words.with("target", target),
@@ -101,7 +85,7 @@ impl Run<'_> {
     }
 
     /// Puts a more precise class in the place of a failure's.
-    fn exchange(&self, index: usize, old: &Failure, class: &str, words: &Words, seen: &[String]) {
+    pub(super) fn exchange(&self, index: usize, old: &Failure, class: &str, words: &Words, seen: &[String]) {
         let mut new = Failure::of(class, words);
         new.stage = old.stage;
         new.target.clone_from(&old.target);
@@ -120,7 +104,7 @@ impl Run<'_> {
     }
 
     /// The class stays; what was seen of the host helps all the same.
-    fn amend(&self, index: usize, old: &Failure, about: &[String]) {
+    pub(super) fn amend(&self, index: usize, old: &Failure, about: &[String]) {
         let mut log = self.log();
         let meant = log.failures.iter_mut().filter(|(at, failure)| *at == index && failure == old);
         for (_, failure) in meant {
@@ -178,11 +162,16 @@ impl Run<'_> {
     }
 
     /// The addresses that a failure calls silent.
-    async fn silent_hosts(&self, index: usize, failure: &Failure, servers: &[IpAddr]) -> Vec<IpAddr> {
+    pub(super) async fn silent_hosts(
+        &self,
+        index: usize,
+        failure: &Failure,
+        servers: &[IpAddr],
+    ) -> Vec<IpAddr> {
         let Some(target) = self.plan.targets.get(index) else { return Vec::new() };
         match (failure.class.as_str(), &target.probe, target.host()) {
             (_, Probe::Dns { server: Some(server), .. }, _) => vec![*server],
-            ("dns.silent", ..) => servers.to_vec(),
+            ("dns.silent" | "ts.dns.split", ..) => servers.to_vec(),
             (_, _, Some(Destination::Address(address))) => vec![address],
             (_, _, Some(Destination::Name(name))) => {
                 // It was resolved a moment ago, so the answer is in the cache.

@@ -176,7 +176,7 @@ impl At<'_> {
                     Err(failure) => DialFailure::from(failure),
                 };
                 let failure = found.describe(&self.context);
-                let over = found.is_final() || Instant::now() >= until;
+                let over = self.is_final(&found) || Instant::now() >= until;
                 let settling = over && self.run.is_provisional(&found);
                 if over && !settling {
                     return Err(self.run.missed(failure, attempts, provisional, began));
@@ -187,6 +187,12 @@ impl At<'_> {
             }
         };
         self.stage(Stage::Dns, budget, work).await
+    }
+
+    /// Whether asking again changes nothing: what may be on its way through a network is asked for until that is over, and
+    /// no longer.
+    fn is_final(&self, found: &DialFailure) -> bool {
+        found.is_final() || self.run.plan.wait.is_none() && found.may_settle(self.run.own())
     }
 
     /// How much is left of a budget; of the time for what is on its way, once something seems to be.
@@ -260,7 +266,7 @@ impl At<'_> {
             refusals += u32::from(found.is_refusal());
             let refused = refusals >= 2 && self.run.plan.wait.is_none();
             let settling = self.run.is_provisional(&found);
-            let over = Instant::now() >= until || found.is_final() || refused;
+            let over = Instant::now() >= until || self.is_final(&found) || refused;
             if over && !settling {
                 return Err(self.run.missed(failure, attempts, provisional, began));
             }

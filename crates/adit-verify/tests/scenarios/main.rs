@@ -6,6 +6,7 @@
 mod certificates;
 mod settling;
 mod surroundings;
+mod tailnet;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -139,11 +140,8 @@ async fn a_silent_node_that_the_coordination_server_has_lost_is_offline() {
     let tailnet = Plan { provider: Some("tailscale".to_owned()), ..plan(&["tcp://db.internal:5432"]) };
     let peers = |online: Option<bool>, address: [u8; 4]| {
         network.set_status(move |status| {
-            status.own = Some(OwnName {
-                name: "me.tail".to_owned(),
-                tags: vec!["tag:ci".to_owned()],
-                key_expires: None,
-            });
+            let tags = vec!["tag:ci".to_owned()];
+            status.own = Some(OwnName { name: "me.tail".to_owned(), tags, ..OwnName::default() });
             let (name, addresses) = ("db.tail".to_owned(), vec![address.into()]);
             status.peers = vec![PeerStatus { name, addresses, online, ..PeerStatus::default() }];
         });

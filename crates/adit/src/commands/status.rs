@@ -207,10 +207,12 @@ fn verified(info: &Info) -> String {
 fn describe(peer: &PeerStatus) -> String {
     let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
     let online = match peer.online {
+        _ if peer.expired => Some("expired".to_owned()),
         Some(true) => Some("online".to_owned()),
         Some(false) => Some("offline".to_owned()),
         None => None,
     };
+    let exit = peer.offers_exit.then(|| "exit node".to_owned());
     let path = match (peer.endpoint, &peer.relay) {
         // Only where there is a coordination server there is another way than the direct one.
         (Some(endpoint), _) if peer.online.is_some() => format!("direct {endpoint}"),
@@ -224,7 +226,7 @@ fn describe(peer: &PeerStatus) -> String {
         None => "no handshake yet".to_owned(),
     };
     let (received, sent) = (bytes(peer.received), bytes(peer.sent));
-    let known = [(!addresses.is_empty()).then(|| addresses.join(", ")), online, Some(path), rtt];
+    let known = [(!addresses.is_empty()).then(|| addresses.join(", ")), online, exit, Some(path), rtt];
     let known: String = known.into_iter().flatten().map(|fact| format!("  {fact}")).collect();
     format!("{}{known}  {handshake}  received {received}, sent {sent}", peer.name)
 }
@@ -361,11 +363,8 @@ flows      0 TCP, 0 UDP
     #[test]
     fn a_node_of_a_tailnet_has_a_name_and_its_peers_a_way() {
         let (info, mut status) = sample();
-        status.own = Some(OwnName {
-            name: "me.tail.example".to_owned(),
-            tags: vec!["tag:agent".to_owned()],
-            key_expires: None,
-        });
+        let (name, tags) = ("me.tail.example".to_owned(), vec!["tag:agent".to_owned()]);
+        status.own = Some(OwnName { name, tags, ..OwnName::default() });
         let direct = PeerStatus {
             name: "db.tail.example".to_owned(),
             addresses: vec!["100.64.0.2".parse().unwrap()],

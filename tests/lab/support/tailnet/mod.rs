@@ -109,6 +109,14 @@ impl Tailnet {
         fs::write(self.path(&format!("{at}.key")), key).unwrap();
     }
 
+    /// Changes the control server's configuration, for its next start.
+    pub(crate) fn configure(&self, line: &str, other: &str) {
+        let path = self.path("headscale.yaml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(line), "{line} is not there");
+        fs::write(path, text.replace(line, other)).unwrap();
+    }
+
     /// Starts the control server, again after it was stopped: it remembers its nodes.
     pub(crate) fn start_headscale(&mut self) {
         self.headscale = None;

@@ -53,6 +53,11 @@ impl Node {
         (Ipv4Addr::new(203, 0, 113, network + 2), Ipv4Addr::new(203, 0, 113, network + 1))
     }
 
+    /// The machine's address on the public side.
+    pub(crate) fn public_address(&self) -> Ipv4Addr {
+        self.link().0
+    }
+
     pub(super) fn kind(&self) -> Kind {
         if self.machine == Machine::Web { Kind::Userspace } else { Kind::Tun }
     }
