@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::LIMIT;
-use crate::support::{Forwarder, Impairment, Lab, Part, Process, Server, Wrap};
+use super::ways::{counter, goes_on};
+use crate::support::{Forwarder, Impairment, Lab, Part, Process, Server, Wrap, run, wait_until};
+use crate::up::Down;
 
 const PARTS: &[Part] = &[Part::OpenVpn, Part::Names];
 /// The forwarder's address; ports tell clients apart.
@@ -77,4 +79,37 @@ fn ten_thousand_hostile_packets_before_the_login_neither_keep_a_client_out_nor_f
         println!("{wrap:?}: {} KiB in peace, {} KiB under attack", peaks[0], peaks[1]);
         assert!(peaks[1] < peaks[0] + 4096, "{wrap:?}: {peaks:?} KiB");
     }
+}
+
+#[test]
+fn packets_that_come_twice_are_taken_once_and_told() {
+    let Some(mut lab) = Lab::build("openvpn_twice", PARTS) else { return };
+    let server = Server::new();
+    lab.start_openvpn(&server);
+    let impairment = Impairment { twice: 50, seed: 9, ..Impairment::default() };
+    let link = Forwarder::start(&lab.server, &format!("{AT}:2000"), "192.0.2.1:1194", impairment);
+    let profile = lab.ovpn(&server.profile(&format!("remote {AT} 2000 udp")));
+    run(&mut lab.adit(&["up", "--detach", "--config", &profile]), LIMIT).expect(0);
+    let down = Down(&lab);
+    let mut command =
+        lab.adit(&["exec", "--", "sh", "-c", WORK.trim_end_matches("exec sleep 60"), "work", "1"]);
+    let outcome = run(&mut command, LIMIT).expect(0);
+    assert!(outcome.text().contains("intact"), "{outcome}");
+    let status = run(&mut lab.adit(&["status"]), LIMIT).expect(0);
+    assert!(status.text().contains("[ovpn.replay]"), "{status}");
+    drop((down, link));
+}
+
+#[test]
+fn keys_that_cannot_be_renewed_are_told_and_a_new_connection_has_new_ones() {
+    let Some(mut lab) = Lab::build("openvpn_no_renewal", PARTS) else { return };
+    let server = Server::new().server("keepalive 2 20");
+    lab.start_openvpn(&server);
+    let impairment = Impairment { no_renewal: true, ..Impairment::default() };
+    let link = Forwarder::start(&lab.server, &format!("{AT}:2000"), "192.0.2.1:1194", impairment);
+    let server = server.profile(&format!("remote {AT} 2000 udp\nreneg-sec 4\nhand-window 3\ntran-window 8"));
+    let counter = counter(&lab, &server);
+    wait_until("the end of the keys is told", LIMIT, || counter.printed().contains("[ovpn.reneg]"));
+    goes_on(&counter, 20, LIMIT);
+    drop((counter, link));
 }

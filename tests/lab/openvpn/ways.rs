@@ -45,6 +45,9 @@ fn a_connection_survives_a_restart_of_the_server_within_five_seconds() {
         lab.openvpn().signal(rustix::process::Signal::KILL);
         lab.start_openvpn(&server);
         goes_on(&counter, 20, Duration::from_secs(5));
+        if tcp {
+            wait_until("the end of the stream is told", LIMIT, || counter.printed().contains("[ovpn.link]"));
+        }
     }
 }
 

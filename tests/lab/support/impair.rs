@@ -19,6 +19,10 @@ pub(crate) struct Impairment {
     pub(crate) reorder: u64,
     /// How many hostile packets a client gets when it calls, before it hears the server.
     pub(crate) hostile: u64,
+    /// How many in a hundred come twice.
+    pub(crate) twice: u64,
+    /// Everything about keys after the first ones is lost.
+    pub(crate) no_renewal: bool,
     pub(crate) seed: u64,
 }
 
@@ -127,13 +131,18 @@ impl Link {
 
     fn pass(&mut self, to_client: bool, packet: &[u8]) {
         let drawn = self.random.below(100);
-        if drawn < self.impairment.loss {
+        // A data packet is of DATA_V1 or DATA_V2; the key's number is in the last three bits.
+        let renews = packet.first().is_some_and(|first| !matches!(first >> 3, 6 | 9) && first & 7 != 0);
+        if drawn < self.impairment.loss || (renews && self.impairment.no_renewal) {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         } else if drawn < self.impairment.loss + self.impairment.reorder {
             self.counts.late.fetch_add(1, Ordering::Relaxed);
             self.waiting.push(Reverse((Instant::now() + LATE, to_client, packet.to_vec())));
         } else {
             self.send(to_client, packet);
+            if self.random.below(100) < self.impairment.twice {
+                self.send(to_client, packet);
+            }
         }
     }
 

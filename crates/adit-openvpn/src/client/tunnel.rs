@@ -569,8 +569,8 @@ impl Tunnel for OpenVpn {
     }
 
     fn warnings(&self) -> Vec<Fault> {
-        let warning = self.up.as_ref().and_then(|up| up.refusals.warning(up.pull.counts().0));
-        warning.into_iter().collect()
+        let Some(up) = &self.up else { return Vec::new() };
+        up.refusals.warning(up.pull.counts().0).into_iter().chain(up.repetitions()).collect()
     }
 
     fn peers(&self, now: Instant) -> Vec<PeerStatus> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit_tunnel::{Dropped, HostPacket, LinkId, NetQueue, Outbox};
+use adit_tunnel::{Dropped, Fault, HostPacket, LinkId, NetQueue, Outbox};
 
 use super::attempt::Relay;
 use crate::data::{Channel, Destination, Inner, OCC_EXIT, PING, occ};
@@ -28,6 +28,10 @@ const CALL_AFTER_REFUSAL: Duration = Duration::from_millis(500);
 const GOODBYES: u8 = 2;
 /// Questions that are asked at the beginning, to know whether the server answers them.
 const FIRST_QUESTIONS: u32 = 3;
+
+/// So many packets that came before are told, if they are this part of all.
+const REPEATED: u64 = 50;
+const REPEATED_PART: u64 = 200;
 
 /// A packet that was in pieces or compressed may exceed the MTU inside by this much.
 const SLACK: usize = 128;
@@ -88,6 +92,10 @@ pub(crate) struct Up {
     pub(crate) exit_notify: u8,
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// Packets that came before, or too late.
+    repeated: u64,
+    /// Data packets that were taken.
+    taken: u64,
     last_sent: Instant,
     /// The first packet since the server was heard.
     unanswered: Option<Instant>,
@@ -126,6 +134,8 @@ impl Up {
             exit_notify: 0,
             sent: 0,
             received: 0,
+            repeated: 0,
+            taken: 0,
             last_sent: now,
             unanswered: None,
             ask: Some(now),
@@ -201,7 +211,10 @@ impl Up {
         let room = message.len().max(usize::from(self.channel.shape().tun_mtu) + SLACK);
         let mut slot = out.host.reserve(room).ok_or(Dropped::Backpressure)?;
         self.received += message.len() as u64;
-        let inner = self.session.receive(now, &mut self.channel, message)?;
+        let taken = self.session.receive(now, &mut self.channel, message);
+        self.repeated += u64::from(taken == Err(Dropped::Replayed));
+        let inner = taken?;
+        self.taken += 1;
         let mut exit = false;
         self.doubtful_framing &= matches!(inner, Inner::Other | Inner::Piece);
         match inner {
@@ -218,6 +231,16 @@ impl Up {
         }
         self.heard();
         Ok(exit)
+    }
+
+    /// What people should know of a connection that gets many packets twice. A few of them are nobody's business.
+    pub(crate) fn repetitions(&self) -> Option<Fault> {
+        let least = REPEATED.max(self.taken / REPEATED_PART);
+        (self.repeated >= least).then(|| Fault {
+            class: "ovpn.replay".to_owned(),
+            summary: format!("{} packets came twice or too late and were dropped", self.repeated),
+            evidence: vec![format!("{} packets came once and in time", self.taken)],
+        })
     }
 
     /// The server changed its pings and ours (`keepalive`).

@@ -393,14 +393,6 @@ pub(super) const CLASSES: &[Class] = &[
         "The same addresses are inside and outside. In userspace the tunnel has a network stack of its own; in the mode `tun` one of them would be cut off.",
     ),
     class(
-        "ovpn.gateway.cutoff",
-        Exit::Route,
-        Blame::Server,
-        "the default route of the server would cut this sandbox off from its own control channel",
-        &["Use the userspace mode, or do not take the default route."],
-        "redirect-gateway sends everything through the tunnel, also what the sandbox's own machinery needs.",
-    ),
-    class(
         "ovpn.route.none",
         Exit::Route,
         Blame::Server,
