@@ -5,8 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::laboratory::{Lab, NOBODY};
+use super::process::run;
 
 /// What a shell does as root before it becomes the program: hide the devices, drop everything.
 const BECOME_NOBODY: &str = "mount -t tmpfs -o mode=0755 none /dev/net && \
@@ -40,8 +42,10 @@ impl Lab {
         let copy = self.dir.path().join("adit");
         if !copy.exists() {
             let built = std::env::var_os("ADIT_BIN").expect("checked before the laboratory was built");
-            fs::copy(&built, &copy).unwrap_or_else(|error| panic!("copying {built:?}: {error}"));
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+            // By a process of its own: one that another test starts meanwhile would hold our descriptor for writing, and
+            // nobody may execute the copy before that process has become its program.
+            let mut command = Command::new("install");
+            run(command.args(["-m", "0755"]).arg(built).arg(&copy), Duration::from_secs(60)).expect(0);
         }
         copy
     }
