@@ -11,5 +11,6 @@ mod handshakes;
 mod links;
 mod moves;
 mod openvpn;
+mod relayed;
 mod symptoms;
 mod tailscale;

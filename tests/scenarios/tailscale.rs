@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_sim::net::{Inbox, Nat, NatKind, NodeId, Relay, World, udp_packet};
+use adit_sim::net::{Inbox, Nat, NatKind, NodeId, PacketEnd, Relay, World, udp_packet};
 use adit_tailscale::netmap::{
     Addresses, DerpAddress, DerpMapUpdate, DerpNode, DerpRegion, FilterChange, FilterRule, FilterTarget,
     Peer, RegionId, SelfNode, Update,
@@ -20,7 +20,7 @@ const SECOND_RELAY: &str = "10.255.0.2";
 /// Real addresses of the two nodes, behind their NATs if they have any.
 const OUTER: [&str; 2] = ["192.0.2.1", "198.51.100.1"];
 const NAT: [&str; 2] = ["192.0.2.254", "198.51.100.254"];
-const INNER: [&str; 2] = ["100.64.0.1", "100.64.0.2"];
+pub(crate) const INNER: [&str; 2] = ["100.64.0.1", "100.64.0.2"];
 
 fn keys(n: u8) -> Keys {
     Keys { node: SecretKey::from_bytes([n; 32]), disco: SecretKey::from_bytes([n + 100; 32]) }
@@ -59,24 +59,30 @@ fn regions() -> BTreeMap<RegionId, DerpRegion> {
 }
 
 /// Two nodes, and a control server that tells each what the other reports.
-struct Tailnet {
-    world: World<Tailscale, Inbox>,
-    nodes: [NodeId; 2],
+pub(crate) struct Tailnet<E = Inbox> {
+    pub(crate) world: World<Tailscale, E>,
+    pub(crate) nodes: [NodeId; 2],
     peers: [Peer; 2],
     sent: u64,
     asked: u64,
 }
 
-impl Tailnet {
-    fn new(seed: u64, nats: [Option<NatKind>; 2]) -> Self {
+impl<E: PacketEnd> Tailnet<E> {
+    /// With these relays, and packet ends of these kinds.
+    pub(crate) fn with(
+        seed: u64,
+        nats: [Option<NatKind>; 2],
+        relay: impl Fn() -> Relay,
+        end: impl Fn(usize) -> E,
+    ) -> Self {
         let mut world = World::new(seed);
-        for relay in [RELAY, SECOND_RELAY] {
-            world.add_server(relay, Relay::default());
+        for address in [RELAY, SECOND_RELAY] {
+            world.add_server(address, relay());
         }
         let now = world.now();
         let nodes = [0, 1].map(|i| {
             let node = Tailscale::new(config(i as u8 + 1), seed + i as u64, now);
-            let id = world.add(&[OUTER[i]], node, Inbox::default());
+            let id = world.add(&[OUTER[i]], node, end(i));
             world.set_nat(id, nats[i].map(|kind| Nat::new(kind, NAT[i].parse().unwrap(), secs(30))));
             id
         });
@@ -152,7 +158,7 @@ impl Tailnet {
         }
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(crate) fn run(&mut self, span: Duration) {
         let end = self.world.elapsed() + span;
         while self.world.elapsed() < end {
             self.exchange();
@@ -162,6 +168,39 @@ impl Tailnet {
 
     fn is_up(&self, i: usize) -> bool {
         self.world.events(self.nodes[i]).iter().any(|(_, event)| matches!(event, Event::Up))
+    }
+
+    /// Where packets from one node to the other go, if not through relays alone.
+    pub(crate) fn direct(&mut self, from: usize) -> Option<SocketAddr> {
+        let now = self.world.now();
+        self.world.tunnel(self.nodes[from]).peers(now).first().and_then(|peer| peer.endpoint)
+    }
+
+    /// Asks node 0 for the way to node 1, for at most two seconds.
+    fn way(&mut self) -> Way {
+        self.asked += 1;
+        let token = self.asked;
+        self.world.find_way(self.nodes[0], INNER[1].parse().unwrap(), secs(2), token).unwrap();
+        self.run(millis(2100));
+        let answer = |event: &Event<_>| match event {
+            Event::Way { token: of, way } if *of == token => Some(way.clone()),
+            _ => None,
+        };
+        let mut answers = self.world.events(self.nodes[0]).iter().filter_map(|(_, event)| answer(event));
+        let way = answers.next().expect("every question is answered in time");
+        assert!(answers.next().is_none(), "once");
+        way
+    }
+
+    pub(crate) fn cut_udp(&mut self, i: usize, cut: bool) {
+        self.world.up(self.nodes[i]).cut = cut;
+        self.world.down(self.nodes[i]).cut = cut;
+    }
+}
+
+impl Tailnet {
+    fn new(seed: u64, nats: [Option<NatKind>; 2]) -> Self {
+        Self::with(seed, nats, Relay::default, |_| Inbox::default())
     }
 
     /// Sends a numbered packet from one node to the other.
@@ -199,33 +238,6 @@ impl Tailnet {
         numbers.dedup();
         assert_eq!(numbers.len(), all, "no packet comes twice");
         self.sent - first - all as u64
-    }
-
-    /// Where packets from one node to the other go, if not through relays alone.
-    fn direct(&mut self, from: usize) -> Option<SocketAddr> {
-        let now = self.world.now();
-        self.world.tunnel(self.nodes[from]).peers(now).first().and_then(|peer| peer.endpoint)
-    }
-
-    /// Asks node 0 for the way to node 1, for at most two seconds.
-    fn way(&mut self) -> Way {
-        self.asked += 1;
-        let token = self.asked;
-        self.world.find_way(self.nodes[0], INNER[1].parse().unwrap(), secs(2), token).unwrap();
-        self.run(millis(2100));
-        let answer = |event: &Event<_>| match event {
-            Event::Way { token: of, way } if *of == token => Some(way.clone()),
-            _ => None,
-        };
-        let mut answers = self.world.events(self.nodes[0]).iter().filter_map(|(_, event)| answer(event));
-        let way = answers.next().expect("every question is answered in time");
-        assert!(answers.next().is_none(), "once");
-        way
-    }
-
-    fn cut_udp(&mut self, i: usize, cut: bool) {
-        self.world.up(self.nodes[i]).cut = cut;
-        self.world.down(self.nodes[i]).cut = cut;
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use adit_tunnel::view::{IpView, protocol};
-use adit_tunnel::{Checksum, Deadline, Dropped, HostPacket, MAX_PACKET, NetConfig};
+use adit_tunnel::{Checksum, Deadline, Dropped, HostPacket, MAX_PACKET, NetConfig, Prefix, PrefixTable};
 
 use crate::emit::{self, Backlog};
 use crate::fragments::Fragments;
@@ -36,6 +36,8 @@ pub struct Stack {
     net: NetConfig,
     random: Random,
     memory: Memory,
+    /// Queues on the way to destinations, in packets, where they are known.
+    queues: PrefixTable<Option<u16>>,
     /// The packet under construction; it stays here when it was not taken.
     output: Box<[u8]>,
     waiting: Option<Out>,
@@ -68,6 +70,7 @@ impl Stack {
             net: NetConfig::default(),
             random: Random::new(config.seed),
             memory: Memory::new(config.budget),
+            queues: PrefixTable::default(),
             output: vec![0; MAX_PACKET].into_boxed_slice(),
             waiting: None,
             backlog: Backlog::new(BACKLOG, MAX_BACKLOG),
@@ -84,6 +87,16 @@ impl Stack {
     pub fn configure(&mut self, now: Instant, config: &NetConfig) {
         self.net = config.clone();
         self.tcp.set_mtu(now, self.net.mtu);
+    }
+
+    /// Takes what is known of the narrowest queue on the way to these destinations, in packets. What connections let their
+    /// peers have under way fits into it, beyond what the path itself holds: the peers may know no better, and what a full
+    /// queue drops they would send again.
+    pub fn set_queue(&mut self, to: &[Prefix], packets: Option<u16>) {
+        for prefix in to {
+            self.queues.insert(*prefix, packets);
+        }
+        self.tcp.set_queue(to, packets);
     }
 
     /// Takes a packet from the tunnel, perhaps one that stands for many segments, whose checksums were verified

@@ -47,6 +47,8 @@ pub(crate) struct Pair {
     in_flight: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     random: u64,
     count: u64,
+    /// Packets that the bottleneck's queue had no room for.
+    pub(crate) dropped: u64,
 }
 
 pub(crate) fn net_config(last: u8, mtu: u16) -> NetConfig {
@@ -82,6 +84,7 @@ impl Pair {
             in_flight: BTreeMap::new(),
             random: seed,
             count: 0,
+            dropped: 0,
         }
     }
 
@@ -101,6 +104,7 @@ impl Pair {
         };
         let waiting = self.busy[from].saturating_duration_since(self.now);
         if waiting.as_nanos() as u64 / per_byte.max(1) > self.link.queue {
+            self.dropped += 1;
             return None;
         }
         let through = waiting + Duration::from_nanos(len * 1_000_000_000 / self.link.rate);

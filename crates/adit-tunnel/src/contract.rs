@@ -223,6 +223,9 @@ pub enum Event<E> {
     Resolve(HostPort),
     /// Addresses, routes and DNS of the private network are known, or changed.
     Configured(NetConfig),
+    /// The way to these destinations has changed: what is known of its narrowest queue, in packets, or that nothing is
+    /// known any more. A relay drops what finds its queue full.
+    Queue(Vec<Prefix>, Option<u16>),
     /// The tunnel waits for something that only a person can do, until the next event that says otherwise.
     Prompt(Prompt),
     /// The answer to [`Tunnel::find_way`].

@@ -85,6 +85,7 @@ fn of<A, B>(event: Event<A>, error: impl FnOnce(A) -> B) -> Event<B> {
         Event::CloseLink(link) => Event::CloseLink(link),
         Event::Resolve(name) => Event::Resolve(name),
         Event::Configured(config) => Event::Configured(config),
+        Event::Queue(to, packets) => Event::Queue(to, packets),
         Event::Prompt(prompt) => Event::Prompt(prompt),
         Event::Up => Event::Up,
         Event::Down(inner) => Event::Down(error(inner)),

@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use adit_tunnel::Dropped;
 use adit_tunnel::view::{IpView, TcpView};
+use adit_tunnel::{Dropped, Prefix};
 
 use super::{Stack, ephemeral_port};
 use crate::emit::Backlog;
@@ -87,6 +87,15 @@ impl Flows {
     pub(super) fn set_mtu(&mut self, now: Instant, mtu: u16) {
         for entry in self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut()) {
             entry.flow.set_mtu(now, mtu);
+        }
+    }
+
+    pub(super) fn set_queue(&mut self, to: &[Prefix], packets: Option<u16>) {
+        for entry in self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut()) {
+            let peer = entry.flow.tuple().peer;
+            if to.iter().any(|prefix| prefix.contains(peer)) {
+                entry.flow.set_queue(packets);
+            }
         }
     }
 
@@ -323,7 +332,9 @@ impl Stack {
         let buffer = self.memory.reserve_flow().ok_or(OpenError::OverBudget)?;
         let max_buffer = self.memory.max_buffer();
         let seed = self.random.of(tuple);
-        let config = FlowConfig { mtu: self.net.mtu, seed, epoch: self.epoch, buffer, max_buffer, options };
+        let queue = self.queues.lookup(tuple.peer).copied().flatten();
+        let config =
+            FlowConfig { mtu: self.net.mtu, seed, epoch: self.epoch, buffer, max_buffer, queue, options };
         Ok((config, self.tcp.spare.pop().unwrap_or_default()))
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct FlowConfig {
     pub(crate) buffer: usize,
     /// Bytes that each of them may grow to.
     pub(crate) max_buffer: usize,
+    /// The narrowest queue on the way, in packets, if it is known.
+    pub(crate) queue: Option<u16>,
     pub(crate) options: TcpOptions,
 }
 
@@ -128,6 +130,9 @@ pub(crate) struct Flow {
     /// The peer's window, and the largest that it ever had.
     window: u64,
     max_window: u64,
+    /// The shortest time after which the peer's data echoed a timestamp of ours, less what the clock may be wrong by: a round
+    /// trip, where we send nothing that would tell it better.
+    echoed: Option<Duration>,
     /// When a segment that makes no sense was answered last (RFC 5961 §7).
     challenged: Option<Instant>,
     /// When the peer gave its last sign of life, or we began to wait for one.
@@ -214,7 +219,7 @@ impl Flow {
             room,
             advertised: room,
             send,
-            receiver: Receiver::new(now, receive, config.max_buffer, room),
+            receiver: Receiver::new(now, receive, config, room),
             sender: None,
             written: 0,
             fin: false,
@@ -222,6 +227,7 @@ impl Flow {
             window_from: (0, 0),
             window: 0,
             max_window: 0,
+            echoed: None,
             challenged: None,
             heard: now,
             probed: now,
@@ -259,13 +265,21 @@ impl Flow {
         let in_flight = sender.next() - sender.unacknowledged();
         // More than half of the buffer waits for acknowledgments, and the rest is full.
         let is_short = self.is_starved() && 2 * in_flight > self.send.limit() as u64;
-        let srtt = sender.srtt().unwrap_or_default();
+        let (srtt, shortest) = (sender.srtt().or(self.echoed), sender.shortest_rtt().or(self.echoed));
+        let (srtt, shortest) = (srtt.unwrap_or_default(), shortest.unwrap_or_default());
         if is_short && let Some(limit) = memory.double(self.send.limit()) {
             self.send.raise(limit);
         }
-        if let Some(limit) = self.receiver.needs_more(now, srtt).and_then(|limit| memory.double(limit)) {
+        if let Some(limit) =
+            self.receiver.needs_more(now, srtt, shortest).and_then(|limit| memory.double(limit))
+        {
             self.receiver.raise(limit);
         }
+    }
+
+    /// What is known of the narrowest queue on the way, in packets.
+    pub(crate) fn set_queue(&mut self, packets: Option<u16>) {
+        self.receiver.set_queue(packets);
     }
 
     pub(crate) fn tuple(&self) -> &Tuple {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use reassembly::Reassembly;
 
+use super::FlowConfig;
 use super::options::{MAX_SHIFT, Options, max_blocks};
 use super::ring::Ring;
 
@@ -30,8 +31,13 @@ pub(super) struct Receiver {
     size: u32,
     /// Bytes that the window may ever span.
     largest: u32,
+    /// Where a queue on the way is known: what the peer may have under way beyond what the path itself holds, and
+    /// what it holds. In bytes.
+    narrow: Option<(u32, u32)>,
     /// What the owner has read, and when, at the beginning of a round trip.
     round: (u64, Instant),
+    /// The shift up to which windows can tell the size.
+    reach: u8,
     /// By how many bits the windows that we tell are shifted.
     shift: u8,
     /// What the peer puts into a segment at the most.
@@ -75,14 +81,16 @@ pub(super) struct Agreed {
 }
 
 impl Receiver {
-    /// A receiver at offset 0 of a peer that puts `mss` bytes into a segment. Its buffer may grow to `largest` bytes.
-    pub(super) fn new(now: Instant, ring: Ring, largest: usize, mss: u16) -> Self {
-        let largest = u32::try_from(largest.max(ring.limit())).unwrap_or(u32::MAX);
+    /// A receiver at offset 0 of a peer that puts `mss` bytes into a segment.
+    pub(super) fn new(now: Instant, ring: Ring, config: &FlowConfig, mss: u16) -> Self {
+        let largest = u32::try_from(config.max_buffer.max(ring.limit())).unwrap_or(u32::MAX);
         let mut receiver = Self {
             ring,
             size: 0,
             largest,
+            narrow: None,
             round: (0, now),
+            reach: 0,
             shift: 0,
             mss: u32::from(mss),
             sack: false,
@@ -97,7 +105,8 @@ impl Receiver {
             heard: None,
             duplicate: None,
         };
-        receiver.set_size(receiver.scale());
+        receiver.reach = receiver.scale();
+        receiver.set_queue(config.queue);
         receiver
     }
 
@@ -137,33 +146,52 @@ impl Receiver {
     /// The handshake is over.
     pub(super) fn establish(&mut self, agreed: Agreed) {
         self.shift = if agreed.scaled { self.scale() } else { 0 };
-        self.set_size(self.shift);
+        self.reach = self.shift;
+        self.set_size();
         (self.sack, self.timestamps) = (agreed.sack, agreed.timestamps);
     }
 
-    fn set_size(&mut self, shift: u8) {
+    fn set_size(&mut self) {
         let room = u32::try_from(self.ring.limit()).unwrap_or(u32::MAX);
         // No more than a window can tell.
-        self.size = room.saturating_sub((1 << shift) - 1).min(u32::from(u16::MAX) << shift);
+        self.size = room.saturating_sub((1 << self.reach) - 1).min(u32::from(u16::MAX) << self.reach);
+        if let Some((queue, path)) = self.narrow {
+            self.size = self.size.min(queue.saturating_add(path));
+        }
+    }
+
+    /// Takes what is known of the narrowest queue on the way, in packets. The peer may fill two thirds of it: there are others
+    /// who send.
+    pub(super) fn set_queue(&mut self, packets: Option<u16>) {
+        let path = self.narrow.map_or(0, |(_, path)| path);
+        self.narrow = packets.map(|packets| (u32::from(packets) * 2 / 3 * self.mss, path));
+        self.set_size();
     }
 
     /// The buffer that it has, if the path needs a larger one: the owner reads more than a quarter of a window in a round trip,
     /// so that a peer which doubles what is under way would soon wait for the window, and wrongly take it for the path.
-    pub(super) fn needs_more(&mut self, now: Instant, rtt: Duration) -> Option<usize> {
+    pub(super) fn needs_more(&mut self, now: Instant, rtt: Duration, shortest: Duration) -> Option<usize> {
         let (read, since) = self.round;
         let elapsed = now.saturating_duration_since(since);
         if elapsed < rtt.max(SHORTEST_ROUND) || self.shift == 0 {
             return None;
         }
         self.round = (self.ring.start(), now);
-        let per_rtt = (self.ring.start() - read) as f64 * (rtt.as_secs_f64() / elapsed.as_secs_f64());
-        (4.0 * per_rtt > f64::from(self.size)).then(|| self.ring.limit())
+        let rate = (self.ring.start() - read) as f64 / elapsed.as_secs_f64();
+        if let Some((_, path)) = &mut self.narrow {
+            // What comes in the shortest round trip is what a path without a queue holds. A pause is forgotten slowly.
+            *path = ((rate * shortest.as_secs_f64()) as u32).max(*path / 4 * 3);
+            self.set_size();
+        }
+        let per_rtt = rate * rtt.as_secs_f64();
+        let is_wide = self.narrow.is_none_or(|(queue, path)| queue.saturating_add(path) > self.size);
+        (is_wide && 4.0 * per_rtt > f64::from(self.size)).then(|| self.ring.limit())
     }
 
     /// The buffer may take `limit` bytes from here on.
     pub(super) fn raise(&mut self, limit: usize) {
         self.ring.raise(limit);
-        self.set_size(self.shift);
+        self.set_size();
     }
 
     /// Everything before it has arrived; one more than the stream is long after its end.

@@ -258,6 +258,50 @@ fn a_connection_that_is_silent_gives_its_memory_back() {
     }
 }
 
+/// Downloads from a peer that knows nothing of a queue of 32 packets on the way. Returns how many packets it drops, and how
+/// long it takes.
+fn download(link: Link, queue: Option<u16>, size: usize) -> (u64, Duration) {
+    let mut pair = Pair::new(12, link);
+    pair.ends[0].stack.set_queue(&["10.0.0.0/24".parse().unwrap()], queue);
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let data = pattern(size);
+    let began = pair.now;
+    assert!(pair.transfer(1, (server, client), &data, 600 * SECOND) == data);
+    (pair.dropped, pair.now - began)
+}
+
+#[test]
+fn a_peer_is_kept_from_overflowing_a_queue_that_is_known() {
+    let short = Link { delay: Duration::from_micros(100), rate: 25_000_000, queue: 32 * 1420, ..Link::CLEAN };
+    let (dropped, took) = download(short, None, 16 << 20);
+    assert!(dropped > 50, "the test's queue is one that a peer overflows: {dropped}");
+    let (none, told) = download(short, Some(32), 16 << 20);
+    assert_eq!(none, 0);
+    assert!(told <= took, "{told:?} instead of {took:?}");
+    // What the path itself holds is more than the queue: the window finds it.
+    let long = Link { delay: Duration::from_millis(30), rate: 5_000_000, queue: 32 * 1420, ..Link::CLEAN };
+    let (dropped, took) = download(long, Some(32), 16 << 20);
+    assert_eq!(dropped, 0);
+    // 3.4 s at the link's rate.
+    assert!(took < 5 * SECOND, "{took:?}");
+}
+
+#[test]
+fn a_queue_that_is_no_longer_on_the_way_bounds_nothing() {
+    let mut pair = Pair::new(13, Link { delay: Duration::from_millis(20), ..Link::CLEAN });
+    let (client, server, _) = pair.connect("10.0.0.2:80".parse().unwrap());
+    let prefix = ["10.0.0.2/32".parse().unwrap()];
+    let data = pattern(4 << 20);
+    let mut times = [Some(32), None].map(|queue| {
+        pair.ends[0].stack.set_queue(&prefix, queue);
+        let began = pair.now;
+        assert!(pair.transfer(1, (server, client), &data, 60 * SECOND) == data);
+        pair.now - began
+    });
+    times.reverse();
+    assert!(times[0] < times[1] / 2, "{times:?}");
+}
+
 /// Lengths of the packets with data that an end has sent since the last call.
 fn lengths(pair: &mut Pair, end: usize) -> Vec<usize> {
     std::mem::take(&mut pair.ends[end].wire).iter().map(Vec::len).filter(|len| *len > 100).collect()

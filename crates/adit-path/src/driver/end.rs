@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use adit_tunnel::{Deadline, Dropped, HostPacket, NetConfig};
+use adit_tunnel::{Deadline, Dropped, HostPacket, NetConfig, Prefix};
 use mio::event::Event;
 
 use super::commands::{Notice, Request};
@@ -94,6 +94,15 @@ impl End {
     pub(crate) fn notice(&mut self, now: Instant, notice: Notice) {
         match self {
             Self::Stack(stack) => stack.notice(now, notice),
+            Self::Tun(_) => {}
+        }
+    }
+
+    /// The queue on the way to some destinations is known to be so long, in packets.
+    pub(crate) fn set_queue(&mut self, to: &[Prefix], packets: Option<u16>) {
+        match self {
+            Self::Stack(stack) => stack.stack.set_queue(to, packets),
+            // The kernel's connections see no more than what is lost.
             Self::Tun(_) => {}
         }
     }

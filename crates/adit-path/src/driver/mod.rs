@@ -337,6 +337,7 @@ impl<T: Tunnel> Driver<T> {
                     self.fail(now, Fault::from(&error));
                 }
             }
+            Event::Queue(to, packets) => self.end.set_queue(&to, packets),
             // What has failed for good does not come back by a handshake.
             Event::Way { token, way } => self.ways.answer(token, way),
             Event::Up | Event::Down(_) | Event::Prompt(_) if self.failed => {}

@@ -17,7 +17,7 @@ mod world;
 pub use link::{Fate, Link, Pipe};
 pub use nat::{Nat, NatKind};
 pub use packet::udp_packet;
-pub use relay::Relay;
+pub use relay::{Bottleneck, Relay};
 pub use seed::{Rng, each_seed};
 pub use server::{Served, Server};
 pub use world::{Inbox, NodeId, PacketEnd, Sent, World};

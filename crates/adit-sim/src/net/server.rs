@@ -1,7 +1,7 @@
 //! Servers of a [`World`](super::World) that are no tunnels: they take streams and datagrams.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What happens on a stream of a server.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,8 @@ pub enum Served<'a> {
 
 /// A server.
 pub trait Server {
-    /// Takes what happened; `reply` sends bytes on any of its connections, and nothing ends one.
-    fn handle(&mut self, now: Instant, served: Served<'_>, reply: &mut dyn FnMut(u64, Vec<u8>));
+    /// Takes what happened; `reply` sends bytes on any of its connections after a while, and nothing ends one.
+    fn handle(&mut self, now: Instant, served: Served<'_>, reply: &mut dyn FnMut(u64, Duration, Vec<u8>));
 
     /// Answers a datagram, or does not.
     fn handle_datagram(&mut self, from: SocketAddr, data: &[u8]) -> Option<Vec<u8>>;

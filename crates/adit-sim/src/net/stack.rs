@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use adit_netstack::Stack;
-use adit_tunnel::{Deadline, HostPacket};
+use adit_tunnel::{Deadline, HostPacket, Prefix};
 
 use crate::net::PacketEnd;
 
@@ -11,6 +11,10 @@ impl PacketEnd for Stack {
     fn handle_packet(&mut self, now: Instant, packet: HostPacket<'_>) {
         // What the stack drops is what a real driver would count.
         let _ = Self::handle_packet(self, now, packet);
+    }
+
+    fn set_queue(&mut self, to: &[Prefix], packets: Option<u16>) {
+        Self::set_queue(self, to, packets);
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_tunnel::{
-    Deadline, Dropped, Event, HostPacket, HostPort, LinkId, LinkSpec, NetInput, NoWay, Outbox, Tunnel,
-    Unreachable,
+    Deadline, Dropped, Event, HostPacket, HostPort, LinkId, LinkSpec, NetInput, NoWay, Outbox, Prefix,
+    Tunnel, Unreachable,
 };
 
 use crate::net::{Fate, Link, Nat, Pipe, Rng};
@@ -23,6 +23,8 @@ const MAX_CALLS_PER_INSTANT: usize = 10_000;
 pub trait PacketEnd {
     /// Takes a packet (perhaps a super-segment) from the tunnel.
     fn handle_packet(&mut self, now: Instant, packet: HostPacket<'_>);
+    /// Hears how long the queue on the way to some destinations is, in packets.
+    fn set_queue(&mut self, _to: &[Prefix], _packets: Option<u16>) {}
     /// Does what is due.
     fn handle_timeout(&mut self, _now: Instant) {}
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -527,6 +529,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
             Event::Resolve(host) => {
                 self.push(now + RESOLVE_DELAY, Happening::Answer { node, host: host.clone() });
             }
+            Event::Queue(to, packets) => self.nodes[node.0].end.set_queue(to, *packets),
             Event::Configured(_)
             | Event::Prompt(_)
             | Event::Way { .. }

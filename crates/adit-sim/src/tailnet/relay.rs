@@ -48,7 +48,7 @@ struct Clients {
 impl Clients {
     fn serve(&mut self, served: Served<'_>) {
         let Self { relay, replies, .. } = self;
-        relay.handle(Instant::now(), served, &mut |stream, bytes| {
+        relay.handle(Instant::now(), served, &mut |stream, _, bytes| {
             if let Some(reply) = replies.get(&stream) {
                 // A client that does not keep up loses packets, as with every relay.
                 let _ = reply.try_send(bytes);

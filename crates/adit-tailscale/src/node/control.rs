@@ -154,6 +154,7 @@ impl Tailscale {
             return false;
         }
         member.prefixes = prefixes;
+        member.told = None;
         let refused: Vec<_> = self.policy.refused(peer).collect();
         for (prefix, why) in refused {
             self.report(Report::Refused { prefix, why });

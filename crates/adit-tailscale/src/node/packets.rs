@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use adit_tunnel::view::{IpView, addresses, protocol, tcp_flag};
-use adit_tunnel::{Checksum, Dropped, HostPacket, NetQueue, Outbox, PacketQueue};
+use adit_tunnel::{Checksum, Dropped, Event, HostPacket, NetQueue, Outbox, PacketQueue};
 use adit_wireguard::{HANDSHAKE_LEN, OVERHEAD, OpenError, Opened, Timeout, Verdict, message_type};
 
 use super::discovery::Via;
@@ -16,6 +16,8 @@ use crate::routes::{MTU, is_tailnet};
 use crate::{NodeKey, disco, stun, tsmp};
 
 const DNS_PORT: u16 = 53;
+/// Packets that a relay keeps for one of its clients; it drops what does not fit (the reference's `perClientSendQueueDepth`).
+const RELAY_QUEUE: u16 = 32;
 
 impl Tailscale {
     /// Takes a packet of the packet end.
@@ -106,6 +108,10 @@ impl Tailscale {
         }
         if !open {
             (route.direct, route.relay) = (None, true);
+        }
+        if member.told != Some(route.relay) {
+            member.told = Some(route.relay);
+            events.push_back(Event::Queue(member.prefixes.clone(), route.relay.then_some(RELAY_QUEUE)));
         }
         let alias = addresses(packet.bytes()).and_then(|(source, _)| member.alias(source));
         let key = member.key;

@@ -39,6 +39,8 @@ pub(super) struct Member {
     pub(super) paths: Paths,
     pub(super) session: Option<adit_wireguard::Peer>,
     pub(super) staged: Staged,
+    /// What the packet end was told of the way: whether it leads through a relay.
+    pub(super) told: Option<bool>,
     /// The region where the peer was heard last.
     pub(super) heard_at: Option<RegionId>,
     /// Our endpoints are to be sent to the peer once they are known again.
@@ -67,6 +69,7 @@ impl Member {
             paths: Paths::default(),
             session: None,
             staged: Staged::default(),
+            told: None,
             heard_at: None,
             call_pending: false,
             calls: 0,

@@ -11,7 +11,7 @@ use crate::emit::Bare;
 use crate::tcp::header::room;
 use crate::tcp::options::{MAX_BLOCKS, Options};
 use crate::tcp::receiver::Agreed;
-use crate::tcp::sender::{Ack, Sender, SenderConfig};
+use crate::tcp::sender::{Ack, Sender, SenderConfig, TICK};
 
 /// The smallest path MTU that is believed (Linux `min_pmtu`; RFC 8200 §5).
 const MIN_MTU: (u16, u16) = (552, 1280);
@@ -270,6 +270,10 @@ impl Flow {
     /// Takes what a segment says about our data. `false` if it speaks of what we have never sent.
     fn handle_acknowledgment(&mut self, now: Instant, tcp: &TcpView<'_>, segment: &Segment<'_>) -> bool {
         let echo = segment.options.timestamps.and_then(|timestamps| self.clock.when(timestamps.echo, now));
+        if let Some(sent) = echo.filter(|_| !segment.payload.is_empty()) {
+            let trip = now.saturating_duration_since(sent).saturating_sub(TICK);
+            self.echoed = Some(self.echoed.map_or(trip, |shortest| shortest.min(trip)));
+        }
         let Some(sender) = &self.sender else { return false };
         let (oldest, next) = (sender.unacknowledged(), sender.next());
         let offset = |number: u32| {

@@ -218,6 +218,11 @@ impl Sender {
         self.rtt.smoothed().map(Duration::from_nanos)
     }
 
+    /// The shortest round trip of late.
+    pub(crate) fn shortest_rtt(&self) -> Option<Duration> {
+        self.rtt.shortest().map(Duration::from_nanos)
+    }
+
     /// How often in a row a timer expired without an answer: retransmissions or window probes.
     pub(crate) fn unanswered(&self) -> u32 {
         self.unanswered

@@ -9,14 +9,20 @@ use adit_tunnel::{LinkId, NetInput, Tunnel};
 use super::{Happening, NodeId, PacketEnd, World, parse};
 use crate::net::{Served, Server};
 
-/// Whatever passes over a stream takes this long.
+/// Whatever passes over a stream takes this long, unless it is told otherwise.
 const STREAM_DELAY: Duration = Duration::from_millis(15);
 
 /// The servers, and their connections by number.
-#[derive(Default)]
 pub(super) struct Servers {
     list: Vec<(IpAddr, Box<dyn Server>)>,
     streams: BTreeMap<u64, Stream>,
+    delay: Duration,
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self { list: Vec::new(), streams: BTreeMap::new(), delay: STREAM_DELAY }
+    }
 }
 
 /// A connection between a node and a server.
@@ -33,6 +39,11 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
         self.servers.list.push((parse(address), Box::new(server)));
     }
 
+    /// How long whatever passes over a stream takes from now on, one way.
+    pub fn set_stream_delay(&mut self, delay: Duration) {
+        self.servers.delay = delay;
+    }
+
     /// Ends the process of the server at an address: its streams end, and nobody listens there until another is added.
     pub fn stop_server(&mut self, address: &str) {
         let address = parse(address);
@@ -40,7 +51,10 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
         let ended: Vec<u64> =
             self.servers.streams.iter().filter(|(_, s)| s.server == index).map(|(id, _)| *id).collect();
         for stream in ended {
-            self.push(self.now + STREAM_DELAY, Happening::AtNode { stream, begins: false, data: Vec::new() });
+            self.push(
+                self.now + self.servers.delay,
+                Happening::AtNode { stream, begins: false, data: Vec::new() },
+            );
         }
         // The place stays, so that streams of other servers keep theirs.
         self.servers.list[index].0 = IpAddr::from([0, 0, 0, 0]);
@@ -50,7 +64,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
         let Some(stream) = self.servers.streams.get(&id) else { return };
         let (to, (_, server)) = (stream.to, &mut self.servers.list[stream.server]);
         let mut replies = Vec::new();
-        let mut reply = |to: u64, data: Vec<u8>| replies.push((to, data));
+        let mut reply = |to: u64, after: Duration, data: Vec<u8>| replies.push((to, after, data));
         match (begins, data) {
             (true, _) => server.handle(self.now, Served::Opened { stream: id, at: to }, &mut reply),
             (false, []) => server.handle(self.now, Served::Closed { stream: id }, &mut reply),
@@ -59,8 +73,11 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
         if !begins && data.is_empty() {
             self.servers.streams.remove(&id);
         }
-        for (stream, data) in replies {
-            self.push(self.now + STREAM_DELAY, Happening::AtNode { stream, begins: false, data });
+        for (stream, after, data) in replies {
+            self.push(
+                self.now + after + self.servers.delay,
+                Happening::AtNode { stream, begins: false, data },
+            );
         }
     }
 
@@ -93,11 +110,11 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
         self.servers.streams.insert(id, Stream { node, link, server, to });
         self.nodes[node.0].streams.push((link, id));
         self.push(
-            self.now + STREAM_DELAY,
+            self.now + self.servers.delay,
             Happening::AtServer { stream: id, begins: true, data: Vec::new() },
         );
         self.push(
-            self.now + 2 * STREAM_DELAY,
+            self.now + 2 * self.servers.delay,
             Happening::AtNode { stream: id, begins: true, data: Vec::new() },
         );
     }
@@ -105,7 +122,7 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
     pub(super) fn put_on_stream(&mut self, node: NodeId, link: LinkId, data: Vec<u8>) {
         let stream = self.nodes[node.0].streams.iter().find(|(of, _)| *of == link).map(|(_, id)| *id);
         if let Some(stream) = stream {
-            self.push(self.now + STREAM_DELAY, Happening::AtServer { stream, begins: false, data });
+            self.push(self.now + self.servers.delay, Happening::AtServer { stream, begins: false, data });
         }
     }
 
@@ -119,6 +136,9 @@ impl<T: Tunnel, E: PacketEnd> World<T, E> {
 
     /// The node has closed its end.
     pub(super) fn hang_up(&mut self, stream: u64) {
-        self.push(self.now + STREAM_DELAY, Happening::AtServer { stream, begins: false, data: Vec::new() });
+        self.push(
+            self.now + self.servers.delay,
+            Happening::AtServer { stream, begins: false, data: Vec::new() },
+        );
     }
 }
