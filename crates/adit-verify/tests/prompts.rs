@@ -105,3 +105,20 @@ async fn a_question_without_anybody_to_answer_ends_the_run_at_once() {
         assert_ne!(report.failure.unwrap().class, "ovpn.auth.challenge", "somebody answers, and takes long");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_before_anything_was_sent_inside_has_been_reached() {
+    let network = waiting();
+    network.set_status(|status| status.phase = Phase::Starting);
+    let plan = Plan {
+        provider: Some("tailscale".to_owned()),
+        timeout: Duration::from_secs(40),
+        ..Plan::new(Vec::new(), "2026-11-23T08:00:00Z")
+    };
+    let dialer = NetworkDialer::new(Arc::new(network.clone()) as Arc<dyn Network>);
+    let report = verify(&network, &dialer, &plan, &|_| {}).await;
+    let failure = report.failure.unwrap();
+    assert_eq!((failure.class.as_str(), failure.exit), ("ts.login.timeout", Exit::AuthorisationPending));
+    assert!(failure.summary.contains(URL), "{failure:?}");
+    assert_eq!(report.furthest_stage, Stage::Handshake);
+}

@@ -85,7 +85,7 @@ pub(crate) fn start(context: &Context, connect: &ConnectArgs) -> Result<(Profile
 }
 
 /// The profile that the flags mean, with its warnings shown.
-fn load(context: &Context, connect: &ConnectArgs) -> Result<Profile, Failure> {
+pub(crate) fn load(context: &Context, connect: &ConnectArgs) -> Result<Profile, Failure> {
     let profile = Profile::load(context, connect).map_err(|failures| context.ui.all_but_last(failures))?;
     for warning in &profile.warnings {
         context.ui.warning(warning);

@@ -18,7 +18,7 @@ use adit_verify::{Dialer, Event, Exit, Failure, NetworkDialer, Observer, Plan, R
 use crate::cli::{ConnectArgs, Context, Format, Global};
 use crate::daemon::Verifier;
 use crate::dialing::{ExecDialer, FrontDialer, KernelDialer, Open};
-use crate::output::{Ui, moving};
+use crate::output::{Ui, moving, qr};
 use crate::profile::Profile;
 use crate::session::Session;
 use crate::wanted::{Wanted, now};
@@ -116,6 +116,8 @@ pub(crate) struct Reporter {
     ui: Ui,
     events: Option<Mutex<Box<dyn Write + Send>>>,
     quiet_progress: bool,
+    /// Whether a page to sign in at is shown as a QR code too.
+    qr: bool,
     /// The stages that run, the oldest first, each with its target, its beginning and its limit.
     running: Mutex<Vec<(Stage, Option<String>, Instant, Duration)>>,
 }
@@ -134,7 +136,7 @@ impl Reporter {
     pub(crate) fn new(context: &Context) -> Result<Self, Failure> {
         let events = context.global.events.as_deref().map(open).transpose()?.map(Mutex::new);
         let (ui, quiet_progress) = (context.ui.clone(), context.global.quiet);
-        Ok(Self { ui, events, quiet_progress, running: Mutex::default() })
+        Ok(Self { ui, events, quiet_progress, qr: context.global.qr, running: Mutex::default() })
     }
 }
 
@@ -162,6 +164,12 @@ impl Observer for Reporter {
     }
 
     fn notice(&self, event: Event) {
+        let event = match event {
+            Event::AuthRequired { url, qr: None, timeout_ms } if self.qr => {
+                Event::AuthRequired { qr: qr::code(&url), url, timeout_ms }
+            }
+            event => event,
+        };
         match &event {
             Event::Verifying(done) => self.moves(|running| {
                 running.retain(|(stage, target, ..)| (stage, target) != (&done.id, &done.target));
@@ -182,7 +190,7 @@ impl Observer for Reporter {
         }
         let failed = matches!(&event, Event::Verifying(stage) if stage.status == StageStatus::Fail);
         let told = self.ui.moving() && matches!(event, Event::Waiting { .. });
-        let style = Style { color: self.ui.color() };
+        let style = Style { color: self.ui.color(), links: self.ui.links() };
         if !self.quiet_progress
             && !failed
             && !told

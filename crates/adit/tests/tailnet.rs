@@ -6,6 +6,8 @@
 mod control;
 #[path = "tailnet/lab.rs"]
 mod lab;
+#[path = "tailnet/login.rs"]
+mod login;
 
 use std::process::Stdio;
 

@@ -1,6 +1,7 @@
 //! The control side of a node as one task: joins, stays in, tells the server where we are, and leaves.
 
 mod entry;
+mod logout;
 mod pause;
 mod poll;
 mod said;
@@ -20,6 +21,7 @@ use super::keys::{Identity, secret};
 use super::wire::{Hostinfo, NetInfo};
 use crate::Secret;
 use entry::{Entered, Entry};
+pub use logout::log_out;
 use pause::Pause;
 use poll::{End, KeyLife};
 
@@ -178,7 +180,10 @@ impl Member {
         }
         if self.known && self.ephemeral {
             let left = timeout(LEAVE, self.leave()).await;
-            if !matches!(left, Ok(Ok(()))) {
+            // A server that refuses knows of no such node: the sign-in was not completed.
+            let gone =
+                matches!(&left, Ok(Ok(()))) || matches!(&left, Ok(Err(error)) if error.retry == Retry::Never);
+            if !gone {
                 tracing::warn!(?left, "the node could not be removed; the control server removes it later");
             }
         }

@@ -1,5 +1,7 @@
 //! A node that outlives the process: its keys in the state directory, so that one sign-in serves many runs.
 
+use std::path::Path;
+
 use adit_tailscale::{Keys, NodeKey, SecretKey};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -27,6 +29,14 @@ impl Drop for Stored {
         self.machine.zeroize();
         self.node.zeroize();
     }
+}
+
+/// The control server of the node that is kept in a directory, which is not opened for it: nothing is locked. `None` if there
+/// is no node, or none that can be read.
+pub fn kept_control(directory: &Path) -> Option<ControlUrl> {
+    let bytes = Zeroizing::new(std::fs::read(directory.join(FILE)).ok()?);
+    let stored: Stored = serde_json::from_slice(&bytes).ok()?;
+    ControlUrl::parse(&stored.control).ok()
 }
 
 impl Identity {
@@ -123,6 +133,8 @@ mod tests {
         assert_ne!(again.keys.disco_key(), node.keys.disco_key());
         let other = ControlUrl::parse("https://hs.example").unwrap();
         assert!(Identity::load(&state, &other).unwrap().is_none());
+        assert_eq!(kept_control(&path), Some(control.clone()));
+        assert_eq!(kept_control(Path::new("/nowhere")), None);
         state.write(FILE, br#"{"version":1,"control":"https://controlplane.tailscale.com","machine":"canary","node":"","log_id":""}"#).unwrap();
         let problem = Identity::load(&state, &control).unwrap_err();
         assert!(!format!("{problem:?}").contains("canary"));

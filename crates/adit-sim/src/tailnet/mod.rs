@@ -217,6 +217,11 @@ impl Tailnet {
         });
     }
 
+    /// A page is too old: whoever waits for a sign-in there is shown another one.
+    pub fn expire_page(&self, page: &str) {
+        self.shared.change(|state| drop(state.pending.remove(page)));
+    }
+
     /// Which connections the packet filters of all nodes allow: `FilterRule`s of the protocol, as JSON.
     pub fn set_filter(&self, rules: Value) {
         self.shared.change(|state| state.filter = rules);

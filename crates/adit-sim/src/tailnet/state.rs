@@ -141,7 +141,7 @@ impl State {
         }
         let followup = text("Followup");
         if !followup.is_empty() {
-            let pending = self.pending.get(&followup)?;
+            let Some(pending) = self.pending.get(&followup) else { return Some(self.page(key)) };
             if pending.key != key {
                 return Some(json!({ "Error": "the sign-in belongs to another node key" }));
             }
@@ -154,10 +154,7 @@ impl State {
         }
         let auth = request["Auth"]["AuthKey"].as_str().unwrap_or_default();
         if auth.is_empty() {
-            self.made += 1;
-            let page = format!("{}/register/hskey-authreq-{:024}", self.url, self.made);
-            self.pending.insert(page.clone(), Pending { key, outcome: None });
-            return Some(json!({ "AuthURL": page }));
+            return Some(self.page(key));
         }
         let rules = match self.keys.get_mut(auth) {
             None => return Some(json!({ "Error": "invalid pre auth key" })),
@@ -176,6 +173,14 @@ impl State {
             return Some(json!({ "Error": format!("requested tags [{tag}] are invalid or not permitted") }));
         }
         Some(self.admit(machine, request, &old, "agent@example.com".to_owned(), rules.tags, rules.ephemeral))
+    }
+
+    /// A page at which somebody must sign in for this node key.
+    fn page(&mut self, key: String) -> Value {
+        self.made += 1;
+        let page = format!("{}/register/hskey-authreq-{:024}", self.url, self.made);
+        self.pending.insert(page.clone(), Pending { key, outcome: None });
+        json!({ "AuthURL": page })
     }
 
     fn admit(

@@ -157,3 +157,25 @@ fn the_fields_of_a_report_stand_in_the_documented_order() {
     let places: Vec<_> = keys.iter().map(|key| text.find(&format!("\"{key}\":")).unwrap()).collect();
     assert!(places.is_sorted(), "{text}");
 }
+
+#[test]
+fn a_page_is_a_link_on_a_terminal_unless_it_would_steer_it() {
+    let asked = |url: &str, qr: Option<&str>| Event::AuthRequired {
+        url: url.to_owned(),
+        qr: qr.map(str::to_owned),
+        timeout_ms: None,
+    };
+    let links = Style { links: true, ..Style::default() };
+    let page = asked("https://login.example/a", None);
+    assert_eq!(
+        progress(&page, links).unwrap(),
+        "open this page to log in:\n\x1b]8;;https://login.example/a\x1b\\https://login.example/a\x1b]8;;\x1b\\"
+    );
+    let with_code = asked("https://login.example/a", Some("▄▀"));
+    assert_eq!(
+        progress(&with_code, Style::default()).unwrap(),
+        "open this page to log in:\nhttps://login.example/a\n▄▀"
+    );
+    let hostile = asked("https://login.example/\x1b]0;", None);
+    assert!(!progress(&hostile, links).unwrap().contains("8;;"));
+}

@@ -8,11 +8,21 @@ use crate::{Event, Failure, Report, Stage, StageReport, StageStatus, Verified, W
 pub struct Style {
     /// ANSI colours.
     pub color: bool,
+    /// Addresses of pages as links that a terminal opens (OSC 8).
+    pub links: bool,
 }
 
 impl Style {
     fn paint(self, code: &str, text: &str) -> String {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// An address that can be clicked. A server named it, so what a terminal would act on stays plain.
+    fn link(self, url: &str) -> String {
+        match self.links && url.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => format!("\x1b]8;;{url}\x1b\\{url}\x1b]8;;\x1b\\"),
+            false => url.to_owned(),
+        }
     }
 }
 
@@ -116,7 +126,10 @@ pub fn progress(event: &Event, style: Style) -> Option<String> {
             style.paint("2", &format!("[{class}]")),
             wait_ms.div_ceil(1000),
         )),
-        Event::AuthRequired { url, .. } => Some(format!("open this page to log in:\n{url}")),
+        Event::AuthRequired { url, qr, .. } => {
+            let qr = qr.as_ref().map(|qr| format!("\n{qr}")).unwrap_or_default();
+            Some(format!("open this page to log in:\n{}{qr}", style.link(url)))
+        }
         Event::ActionRequired { class, summary, fix, wait_ms } => {
             let class = style.paint("2", &format!("[{class}]"));
             let head = format!("{summary}  {class}\nwaiting for that for {} s more", wait_ms.div_ceil(1000));

@@ -9,8 +9,8 @@ use clap::builder::{BoolishValueParser, Styles, styling::AnsiColor};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    CaptureArgs, DnsArgs, ForwardArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs, StatusArgs, UpArgs,
-    VerifyArgs, WhoisArgs,
+    CaptureArgs, DnsArgs, ForwardArgs, LoginArgs, LogoutArgs, NcArgs, PingArgs, ProxyArgs, RouteArgs,
+    StatusArgs, UpArgs, VerifyArgs, WhoisArgs,
 };
 use crate::config::Provider;
 use crate::config::{Mode, duration};
@@ -104,8 +104,11 @@ pub struct Global {
     /// Print plain lines in place of a moving progress line
     #[arg(long, global = true, env = "ADIT_NO_PROGRESS", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub no_progress: bool,
+    /// Print the page to sign in at as a QR code too
+    #[arg(long, global = true, env = "ADIT_QR", hide_env = true, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub qr: bool,
     /// Where state is kept; without it nothing is written to disk
-    #[arg(long, global = true, env = "ADIT_STATE_DIR", hide_env = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, visible_alias = "state", global = true, env = "ADIT_STATE_DIR", hide_env = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// The control socket of a running `adit up`
     #[arg(long, global = true, env = "ADIT_SOCKET", hide_env = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
@@ -121,7 +124,7 @@ pub struct ConnectArgs {
     /// May be given several times; ADIT_TARGETS holds several, one a line.
     #[arg(long = "target", short = 't', value_name = "URL")]
     pub targets: Vec<String>,
-    /// How long connecting and verifying may take together [default: 60s]
+    /// How long connecting and verifying may take together [default: 60s; 5m where somebody signs in]
     #[arg(long, env = "ADIT_TIMEOUT", hide_env = true, value_name = "DURATION", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
     /// How programs reach the network [default: auto]
@@ -273,6 +276,10 @@ pub enum Command {
     Down,
     /// Show a running `adit up`
     Status(StatusArgs),
+    /// Sign in to a tailnet once, and keep the node for later runs
+    Login(Box<LoginArgs>),
+    /// End the node that was kept, and forget it
+    Logout(Box<LogoutArgs>),
     /// Make a service inside the network a port of this machine
     Forward(ForwardArgs),
     /// Serve SOCKS5 and HTTP proxying into the network

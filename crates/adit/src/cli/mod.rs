@@ -70,6 +70,11 @@ impl Context {
         }
     }
 
+    /// Whether the command is about a node that is kept, and needs no other way to be let in.
+    pub(crate) fn keeps_node(&self) -> bool {
+        matches!(self.matches.subcommand_name(), Some("login" | "logout"))
+    }
+
     /// Where the value of a flag came from: the command line, its variable, or nowhere.
     pub fn flag_origin(&self, flag: &str) -> Option<FlagOrigin> {
         let mut matches = &self.matches;
@@ -162,6 +167,8 @@ fn dispatch(context: &mut Context, command: &Command) -> Result<u8, Failure> {
         Command::Up(args) => return commands::up::run(context, args),
         Command::Verify(args) => commands::verify::run(context, args),
         Command::Down => commands::down::run(context),
+        Command::Login(args) => commands::login::run(context, args),
+        Command::Logout(args) => commands::logout::run(context, args),
         Command::Status(args) => commands::status::run(context, args),
         Command::Forward(args) => commands::forward::run(context, args),
         Command::Proxy(args) => commands::proxy::run(context, args),

@@ -250,6 +250,29 @@ pub struct PingArgs {
     pub path: bool,
 }
 
+/// `adit login`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit login --state-dir ~/.local/state/adit             # prints a page; somebody signs in there
+  adit exec --state-dir ~/.local/state/adit -- psql -h staging-db
+  adit logout --state-dir ~/.local/state/adit
+
+With an auth key (--auth-key, or one in the profile) nobody needs to sign in.")]
+pub struct LoginArgs {
+    /// How to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `adit logout`
+#[derive(Clone, Debug, Args)]
+pub struct LogoutArgs {
+    /// How to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
 /// `adit whois`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\

@@ -108,6 +108,7 @@ impl Context {
                 connect.insecure_perms,
             ),
             state_dir: self.given("state_dir", "--state-dir", "ADIT_STATE_DIR", global.state_dir.clone()),
+            sign_in: self.keeps_node(),
             socket: self.given("socket", "--socket", "ADIT_SOCKET", global.socket.clone()),
         })
     }

@@ -38,7 +38,7 @@ pub(crate) fn run(context: &mut Context, args: &DemoArgs) -> Result<u8, Failure>
     let runtime = runtime()?;
     let network = session.network();
     let progress = |event: Event| {
-        if let Some(line) = format::progress(&event, Style { color: ui.color() }) {
+        if let Some(line) = format::progress(&event, Style { color: ui.color(), links: ui.links() }) {
             ui.note(&line);
         }
     };

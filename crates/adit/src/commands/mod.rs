@@ -11,6 +11,8 @@ pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod forward;
+pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod man;
 pub(crate) mod nc;
 mod path;

@@ -16,6 +16,7 @@ use super::openvpn::{Login, Provider};
 use super::setting::{Origin, Setting};
 use super::table::nearest;
 use super::tailnet::Tailnet;
+use super::tailscale::kept;
 use super::{Dialect, Failures, Mode, Place, duration, search};
 use crate::failure::{self, Exit, Failure};
 use crate::fronts::ExposeRule;
@@ -39,8 +40,9 @@ const OTHERS: [&str; 9] = [
     "race",
 ];
 
-/// How long connecting and verifying may take together.
+/// How long connecting and verifying may take together, and how long where somebody signs in.
 const TIMEOUT: Duration = Duration::from_secs(60);
+const SIGN_IN: Duration = Duration::from_secs(300);
 
 /// How long names, routes and permissions of a tailnet may take to arrive; the longest that its maintainers report is 33 s.
 pub const GRACE: Duration = Duration::from_secs(40);
@@ -80,6 +82,8 @@ pub struct Overrides {
     pub insecure_perms: Option<Setting<bool>>,
     /// Where state is kept.
     pub state_dir: Option<Setting<PathBuf>>,
+    /// Whether somebody signs in where nothing else lets a node of a tailnet in.
+    pub sign_in: bool,
     /// The control socket.
     pub socket: Option<Setting<PathBuf>>,
 }
@@ -130,6 +134,8 @@ pub struct Settings {
     pub allow: Setting<Vec<Prefix>>,
     /// The ports of this machine that peers may reach.
     pub expose: Setting<Vec<ExposeRule>>,
+    /// Whether somebody signs in where nothing else lets a node of a tailnet in.
+    pub sign_in: bool,
     /// Where state is kept; `None` keeps it in memory.
     pub state_dir: Setting<Option<PathBuf>>,
     /// The control socket; `None` is the usual place.
@@ -256,11 +262,14 @@ fn without_file(overrides: &Overrides) -> Settings {
     if let (None, Some(server)) = (said, &overrides.compatible.wireguard) {
         return described(server, overrides);
     }
-    let origin = said.cloned().unwrap_or(Origin::Default);
+    let kept = kept(overrides, UNNAMED).filter(|_| said.is_none());
+    let origin = said.cloned().or(kept.as_ref().map(|kept| kept.origin.clone())).unwrap_or(Origin::Default);
     let file = Setting::new(PathBuf::from(UNNAMED), origin.clone());
     let name = Setting::new(UNNAMED.to_owned(), Origin::Found("no file names one"));
     let name = overrides.profile.clone().unwrap_or(name);
-    merge(file.clone(), name, file, tailscale_entry(origin), overrides)
+    let tailnet = Tailnet { control: kept, ..Tailnet::default() };
+    let profile = ProfileEntry { tailnet, ..tailscale_entry(origin) };
+    merge(file.clone(), name, file, profile, overrides)
 }
 
 /// A WireGuard server that variables describe.
@@ -292,7 +301,9 @@ fn locate(overrides: &Overrides, place: &Place) -> Result<Option<Setting<PathBuf
     if let Some(profile) = &overrides.compatible.openvpn {
         return Ok(Some(profile.clone()));
     }
-    if overrides.tailnet.meant().is_some() || overrides.compatible.meant().is_some() {
+    let tailnet =
+        overrides.sign_in || overrides.tailnet.meant().is_some() || kept(overrides, UNNAMED).is_some();
+    if tailnet || overrides.compatible.meant().is_some() {
         return Ok(None);
     }
     let looked: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
@@ -366,6 +377,7 @@ fn merge(
     {
         ca_file.value = beside(&file.value, &ca_file.value);
     }
+    let browser = over.sign_in || tailnet.browser.as_ref().is_some_and(|browser| browser.value);
     Settings {
         file,
         profile: profile_name,
@@ -382,7 +394,8 @@ fn merge(
         mode: Setting::first([over.mode, profile.mode], Mode::Auto),
         strict: Setting::first([over.strict, profile.strict], false),
         targets: Setting::first([over.targets, profile.targets], Vec::new()),
-        timeout: Setting::first([over.timeout, profile.timeout], TIMEOUT),
+        timeout: Setting::first([over.timeout, profile.timeout], if browser { SIGN_IN } else { TIMEOUT }),
+        sign_in: over.sign_in,
         grace: Setting::first([over.grace, profile.grace], GRACE),
         forwards: profile.forwards,
         socks: Setting::first([profile.socks.map(|setting| setting.map(Some))], None),

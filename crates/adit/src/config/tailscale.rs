@@ -1,17 +1,18 @@
 //! From the settings of a tailnet to what a node of it is started with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adit_providers::tailscale::{
-    API, Auth, ControlUrl, Identity, KeyMaker, Proxies, Reach, auth_key, client_config, hostname, trusted,
+    API, Auth, ControlUrl, Identity, KeyMaker, Proxies, Reach, auth_key, client_config, hostname,
+    kept_control, trusted,
 };
 use adit_providers::{Problem, Reader, Secret, SecretSource, StateDir};
 use adit_tailscale::AcceptRoutes;
 use adit_tunnel::Prefix;
 
 use super::openvpn::read;
-use super::{Failures, Setting, Settings};
+use super::{Failures, Overrides, Setting, Settings};
 use crate::failure::{self, Failure};
 use crate::tailnet::{Kept, TailnetConfig};
 
@@ -42,7 +43,7 @@ impl Settings {
         let auth = match auth {
             Some(auth) => auth,
             // A node that is known needs nobody; if the server has forgotten it, somebody signs in.
-            None if known || self.ask.is_some() => Auth::Person,
+            None if known || self.sign_in || self.ask.is_some() => Auth::Person,
             None => return Err(self.no_way().into()),
         };
         let ephemeral = self.is_ephemeral();
@@ -117,14 +118,12 @@ impl Settings {
         self.tailnet.ephemeral.as_ref().map_or(self.state_dir.value.is_none(), |ephemeral| ephemeral.value)
     }
 
-    fn kept(&self, directory: &std::path::Path, control: &ControlUrl) -> Result<Kept, Failure> {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
-        let name: String = self.profile.value.chars().map(plain).collect();
+    fn kept(&self, directory: &Path, control: &ControlUrl) -> Result<Kept, Failure> {
         let locked = |problem: Problem| match problem.class {
-            "env.state_locked" => Problem { class: "ts.state.locked", ..problem },
+            "env.state_locked" | "env.readonly_fs" => Problem { class: "ts.state.locked", ..problem },
             _ => problem,
         };
-        let path: PathBuf = directory.join(format!("tailscale-{name}"));
+        let path = place_of_node(directory, &self.profile.value);
         let state = StateDir::open(&path).map_err(|problem| failure::of_problem(locked(problem), ""))?;
         let identity = Identity::load(&state, control).map_err(|problem| failure::of_problem(problem, ""))?;
         Ok(Kept { state, identity })
@@ -290,6 +289,21 @@ impl Settings {
         }
         facts
     }
+}
+
+/// The control server of the node that an earlier run has left in the state directory; `unnamed` is the profile where none
+/// is named.
+pub(super) fn kept(overrides: &Overrides, unnamed: &str) -> Option<Setting<ControlUrl>> {
+    let directory = overrides.state_dir.as_ref()?;
+    let profile = overrides.profile.as_ref().map_or(unnamed, |profile| &profile.value);
+    let control = kept_control(&place_of_node(&directory.value, profile))?;
+    Some(Setting::new(control, directory.origin.clone()))
+}
+
+/// Where the node of a profile is kept in a state directory.
+fn place_of_node(directory: &Path, profile: &str) -> PathBuf {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+    directory.join(format!("tailscale-{}", profile.chars().map(plain).collect::<String>()))
 }
 
 /// A word for the run that this process is part of.

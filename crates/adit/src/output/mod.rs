@@ -4,6 +4,7 @@ mod ask;
 pub mod logging;
 mod message;
 pub(crate) mod moving;
+pub(crate) mod qr;
 mod ui;
 
 pub use ui::Ui;

@@ -74,6 +74,11 @@ impl Ui {
         self.moving
     }
 
+    /// Whether stderr is a terminal that makes links of the addresses of pages (OSC 8); others show them as they are.
+    pub fn links(&self) -> bool {
+        !self.stamped
+    }
+
     /// Whether lines of progress begin with the time: they are read later.
     pub fn stamped(&self) -> bool {
         self.stamped
