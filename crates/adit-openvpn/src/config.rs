@@ -82,7 +82,8 @@ pub struct Config {
     pub sso: Vec<&'static str>,
     /// `auth-federate`: the lengths of the AWS dialect (SAML responses do not fit 16 bits).
     pub wide_strings: bool,
-    /// `auth-nocache`: the password is forgotten once sent; a later session asks for it again.
+    /// `auth-nocache`: the password is forgotten once a token stands for it, and a person is asked for it
+    /// ([`Prompt::Answer`](adit_tunnel::Prompt::Answer)) when the token is over.
     pub auth_nocache: bool,
     /// What time it is.
     pub clock: Clock,

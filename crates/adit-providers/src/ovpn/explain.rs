@@ -126,8 +126,8 @@ impl Ovpn {
             None => None,
         };
         let mut ways: Vec<String> = user.into_iter().collect();
-        if login.nocache {
-            ways.push("the password is forgotten once sent".to_owned());
+        if login.nocache && !ways.is_empty() {
+            ways.push("the password is forgotten once a token of the server stands for it".to_owned());
         }
         facts.add("login", ways);
         facts.add(

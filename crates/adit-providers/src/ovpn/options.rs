@@ -149,7 +149,7 @@ pub const SECTIONS: &[(&str, &[OptionSpec])] = &[
         used("extra-certs", 1, 1, "certificates that complete a chain").inline(),
         used("pkcs12", 1, 2, "a PKCS#12 archive with key, certificate and authorities").inline(),
         used("askpass", 0, 1, "the file with the password of the private key"),
-        used("auth-nocache", 0, 0, "forget the password once it was sent"),
+        used("auth-nocache", 0, 0, "forget the password once a token of the server stands for it, where a person can be asked again"),
         used("crl-verify", 1, 2, "a list of revoked certificates, or a directory of their numbers").inline(),
         quiet("dh", 1, 1, "Diffie-Hellman parameters, of servers"),
         used("tls-auth", 1, 2, "authenticate control packets by this key").inline().connection(),

@@ -284,6 +284,12 @@ impl Settings {
                 race: Some(self.race.value).filter(|head_start| !head_start.is_zero()),
                 clock: Clock { instant: Instant::now(), unix },
             })
+            // What answers a server's questions knows no password, and a wrong one locks an account: only a person is
+            // asked for one again.
+            .map(|config| Config {
+                auth_nocache: config.auth_nocache && matches!(answers, Answers::Person(_)),
+                ..config
+            })
             .map_err(|problems| {
                 Failures(problems.0.into_iter().map(|wrong| failure::of_problem(wrong, &name)).collect())
             });

@@ -482,3 +482,23 @@ fn a_profile_wins_over_the_variables_of_others_which_fill_in_what_a_profile_lack
     let inline = format!("{head}<auth-user-pass>\nbob\nsecret\n</auth-user-pass>\n");
     assert_eq!(login(&inline), pair("bob", "secret"));
 }
+
+#[test]
+fn a_password_is_forgotten_only_where_a_person_can_be_asked_again() {
+    let fingerprint = [&["11"][..]; 32].concat().join(":");
+    let text = format!(
+        "client\nremote vpn.example.com\npeer-fingerprint {fingerprint}\nauth-nocache\n\
+         <auth-user-pass>\nbob\nsecret\n</auth-user-pass>\n"
+    );
+    for asks in [false, true] {
+        let mut settings = load_text(&text, file("corp.ovpn"), &Overrides::default()).unwrap();
+        settings.ask = asks.then_some(|_: &str, _| Ok(zeroize::Zeroizing::new(String::new())));
+        settings.opened = Some(adit_providers::Opened {
+            path: PathBuf::from("corp.ovpn"),
+            content: adit_providers::Secret::new(text.as_bytes().to_vec()),
+            exposure: adit_providers::Exposure::Private,
+        });
+        let (profile, _) = settings.openvpn(adit_providers::Reader::default()).unwrap();
+        assert_eq!(profile.config.auth_nocache, asks);
+    }
+}
