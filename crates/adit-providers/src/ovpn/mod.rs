@@ -19,6 +19,7 @@ pub mod options;
 mod pbe;
 mod pem;
 mod pkcs12;
+mod proxies;
 mod read;
 mod servers;
 mod suites;
