@@ -405,7 +405,8 @@ fn node(status: &Status, identity: Option<&str>) -> Option<Node> {
     let own = status.own.clone().unwrap_or_default();
     let named = Some(own.name).filter(|name| !name.is_empty());
     Some(Node {
-        name: identity.map(str::to_owned).or(named),
+        // A key names a node that has no other name.
+        name: named.or(identity.map(str::to_owned)),
         tags: own.tags,
         addresses: config.addresses.iter().map(adit_tunnel::Prefix::address).collect(),
         ..Node::default()

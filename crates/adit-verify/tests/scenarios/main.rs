@@ -137,7 +137,8 @@ async fn a_silent_host_is_silent_when_another_one_answers() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_node_that_the_coordination_server_has_lost_is_offline() {
     let network = network(Host::silent());
-    let tailnet = Plan { provider: Some("tailscale".to_owned()), ..plan(&["tcp://db.internal:5432"]) };
+    let (provider, identity) = (Some("tailscale".to_owned()), Some("nodekey:00".to_owned()));
+    let tailnet = Plan { provider, identity, ..plan(&["tcp://db.internal:5432"]) };
     let peers = |online: Option<bool>, address: [u8; 4]| {
         network.set_status(move |status| {
             let tags = vec!["tag:ci".to_owned()];

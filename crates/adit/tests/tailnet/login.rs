@@ -111,7 +111,10 @@ fn without_any_file_the_directory_says_which_server_knows_the_node() {
 #[test]
 fn a_page_that_has_become_old_is_replaced_by_another() {
     let lab = unkeyed("login-old");
-    let (login, first) = waiting(&lab, &["login", "--state-dir", "state"]);
+    let (login, first) = waiting(&lab, &["login", "--state-dir", "state", "--events", "events"]);
+    // A page that is old before it was shown need not be shown.
+    let shown = || fs::read_to_string(lab.directory.join("events")).is_ok_and(|text| text.contains(&first));
+    assert!(lab.tailnet.wait(PATIENCE, |_| shown()), "the page is shown");
     lab.tailnet.expire_page(&first);
     let second = page(&lab, &first);
     lab.tailnet.sign_in(&second, Ok("alice@example.com"));
