@@ -79,13 +79,28 @@ fn is_reached(tailnet: &Tailnet) {
     assert_ne!(get(8001).status.code(), Some(0), "nothing else is exposed");
 }
 
+/// Waits until a peer has found a direct way to us by itself.
+pub(super) fn sends_directly(tailnet: &Tailnet, machine: Machine) {
+    wait_until("the peer sends directly", LIMIT, || way(tailnet, machine).is_some());
+}
+
+/// Whether a peer knows through which relay we are reached.
+pub(super) fn is_known(tailnet: &Tailnet, machine: Machine) -> bool {
+    as_seen_by(tailnet, machine)["Relay"].as_str().is_some_and(|relay| !relay.is_empty())
+}
+
 /// The address that a peer sends to, if it has found a direct way to us.
 fn way(tailnet: &Tailnet, machine: Machine) -> Option<String> {
+    let agent = as_seen_by(tailnet, machine);
+    agent["CurAddr"].as_str().filter(|address| !address.is_empty()).map(str::to_owned)
+}
+
+/// What a peer knows of us.
+fn as_seen_by(tailnet: &Tailnet, machine: Machine) -> serde_json::Value {
     let status = tailnet.node(machine).run(&["status", "--json"]).expect(0);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     let peers = status["Peer"].as_object().expect("the peer knows others");
-    let agent = peers.values().find(|peer| peer["HostName"] == AGENT).expect("the peer knows us");
-    agent["CurAddr"].as_str().filter(|address| !address.is_empty()).map(str::to_owned)
+    peers.values().find(|peer| peer["HostName"] == AGENT).expect("the peer knows us").clone()
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod outages;
 mod peers;
 mod reference;
 mod routes;
+mod weak;
 
 use std::path::PathBuf;
 use std::time::Duration;

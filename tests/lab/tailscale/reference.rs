@@ -4,12 +4,20 @@ use super::LIMIT;
 use crate::support::{DOMAIN, Machine, Process, Tailnet, peer, run, wait_until};
 
 /// Starts the reference client in user space where adit runs, with a proxy for programs at port 1055.
-fn join(tailnet: &mut Tailnet) -> Process {
+pub(super) fn join(tailnet: &Tailnet) -> Process {
     let lab = &tailnet.lab;
     let (state, socket) = (lab.dir.path().join("stock"), lab.dir.path().join("stock.sock"));
+    // Of one that ran before.
+    let _ = std::fs::remove_file(&socket);
     let mut command = lab.client.command(peer("tailscaled"));
     command
-        .args(["--tun=userspace-networking", "--port=0", "--no-logs-no-support", "--statedir"])
+        .args([
+            "--tun=userspace-networking",
+            "--port=0",
+            "--no-logs-no-support",
+            "--state=mem:",
+            "--statedir",
+        ])
         .arg(&state);
     command
         .args(["--socks5-server=127.0.0.1:1055", "--socket"])
@@ -32,8 +40,8 @@ fn join(tailnet: &mut Tailnet) -> Process {
 #[test]
 fn the_reference_client_reaches_every_machine() {
     let machines = [Machine::Database, Machine::Web, Machine::Gateway];
-    let Some(mut tailnet) = Tailnet::build("tailscale_reference", &machines, None) else { return };
-    let _daemon = join(&mut tailnet);
+    let Some(tailnet) = Tailnet::build("tailscale_reference", &machines, None) else { return };
+    let _daemon = join(&tailnet);
     let get = |url: &str| {
         let mut curl = tailnet.lab.client.command("curl");
         curl.args(["-sf", "--max-time", "30", "--proxy", "socks5h://127.0.0.1:1055", url]);

@@ -54,6 +54,9 @@ impl Tailscale {
         let shared = member.shared(&self.keys).clone();
         let message = disco::open(&shared, data)?;
         member.heard(now);
+        if matches!(message, Message::Ping { .. } | Message::CallMeMaybe(_)) {
+            member.is_sought(now);
+        }
         match message {
             Message::Ping { node: Some(node), .. } if node != member.key => return Err(Dropped::Unauthentic),
             Message::Ping { transaction, .. } => {

@@ -48,6 +48,8 @@ pub(super) struct Member {
     /// Initiations since a session was wanted, and when the next one is due.
     calls: u32,
     call_again: Option<Instant>,
+    /// The peer looks for a way to us, so that it has packets for us.
+    sought: bool,
     pub(super) received: u64,
     pub(super) sent: u64,
     last_used: Instant,
@@ -74,6 +76,7 @@ impl Member {
             call_pending: false,
             calls: 0,
             call_again: None,
+            sought: false,
             received: 0,
             sent: 0,
             last_used: now,
@@ -142,12 +145,23 @@ impl Member {
         }
     }
 
+    /// The peer looks for a way to us. Its own call may have come before it knew one, and the next comes 5 s later: then we
+    /// call.
+    pub(super) fn is_sought(&mut self, now: Instant) {
+        if self.calls == 0 && self.call_again.is_none() && !self.is_ready() {
+            (self.sought, self.call_again) = (true, Some(now + CALL_AGAIN));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.session.as_ref().is_some_and(adit_wireguard::Peer::is_ready)
+    }
+
     /// Whether another initiation is due. Once there is a session, or nothing waits for one, none is.
     pub(super) fn calls_again(&mut self, now: Instant) -> bool {
-        let wanted =
-            !self.staged.is_empty() && !self.session.as_ref().is_some_and(adit_wireguard::Peer::is_ready);
+        let wanted = (self.sought || !self.staged.is_empty()) && !self.is_ready();
         if !wanted {
-            (self.calls, self.call_again) = (0, None);
+            (self.calls, self.call_again, self.sought) = (0, None, false);
         }
         self.call_again.is_some_and(|at| now >= at)
     }
@@ -161,7 +175,7 @@ impl Member {
         if now >= self.last_used + FORGET && self.staged.is_empty() && !self.paths.is_active() {
             self.session = None;
         }
-        self.session.is_none() && !self.paths.is_active()
+        self.session.is_none() && self.call_again.is_none() && !self.paths.is_active()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {

@@ -330,3 +330,51 @@ fn whoever_calls_a_node_that_is_none_or_a_missing_exit_node_hears_it_at_once_and
     assert_eq!(answer(&mut bench, &tcp("198.51.100.1", 2)).unwrap().0, [3, 0]);
     assert!(answer(&mut bench, &tcp("198.51.100.1", 0x10)).is_none(), "what is open may go on later");
 }
+
+#[test]
+fn a_peer_that_looks_for_us_and_whose_call_was_lost_is_called() {
+    let mut bench = Bench::new();
+    let theirs = SecretKey::from_bytes([7; 32]);
+    let their_disco = DiscoKey(theirs.public_bytes());
+    let mut update = map(1);
+    // Nobody handshakes without a way there.
+    update.peers.full[0].endpoints = vec!["192.0.2.7:41641".parse().unwrap()];
+    update.peers.full[0].disco = their_disco;
+    let key = update.peers.full[0].key;
+    let open = NetInput::Opened { link: LinkId(0), local: "0.0.0.0:40000".parse().unwrap() };
+    bench.node.handle_net(bench.now, open, &mut bench.out).unwrap();
+    bench.tell(Command::Netmap(Box::new(update)));
+    let ours = Keys { node: SecretKey::from_bytes([1; 32]), disco: SecretKey::from_bytes([2; 32]) };
+    let shared = crate::Shared::new(&theirs, ours.disco_key().as_bytes());
+    let from = "192.0.2.7:41641".parse().unwrap();
+    let hear = |bench: &mut Bench, packet: &Packet| {
+        let mut data = packet.bytes().to_vec();
+        let input = NetInput::Datagram { link: LinkId(0), from, data: &mut data };
+        bench.node.handle_net(bench.now, input, &mut bench.out).unwrap();
+    };
+    hear(&mut bench, &Packet::ping(&shared, their_disco, [9; 24], &[3; 12], key));
+    let start = bench.now;
+    let mut called = None;
+    while called.is_none() && bench.now < start + Duration::from_secs(2) {
+        let (mut pinged, now) = (None, bench.now);
+        bench.out.net.drain(|batch| {
+            let mut data = batch.data.to_vec();
+            if data.first() == Some(&1) && data.len() == 148 {
+                called = Some(now - start);
+            } else if let Some(Message::Ping { transaction, .. }) =
+                disco::sender(&data).and_then(|_| disco::open(&shared, &mut data).ok())
+            {
+                pinged = Some(transaction);
+            }
+        });
+        if let Some(transaction) = pinged {
+            let seen = "198.51.100.1:40000".parse().unwrap();
+            hear(&mut bench, &Packet::pong(&shared, their_disco, [8; 24], &transaction, seen));
+        }
+        let next = bench.node.poll_timeout().unwrap().at;
+        bench.now = next.max(bench.now + Duration::from_millis(1));
+        bench.node.handle_timeout(bench.now, &mut bench.out);
+    }
+    let after = called.expect("it is called");
+    assert!((200..400).contains(&after.as_millis()), "its own call had its time: {after:?}");
+}

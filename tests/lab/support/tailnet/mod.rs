@@ -198,6 +198,17 @@ impl Tailnet {
         self.nats.push(nat);
     }
 
+    /// The client's NAT loses its mappings, as one that is restarted does, and makes new ones with other ports.
+    pub(crate) fn forget_mappings(&self) {
+        let nat = self.nats.last().expect("the client is behind one");
+        nat.nft(
+            "flush chain ip nat outgoing; \
+             add rule ip nat outgoing oifname wan0 meta l4proto udp masquerade to :20000-29999; \
+             add rule ip nat outgoing oifname wan0 masquerade",
+        );
+        nat.enter(nat::forget_connections);
+    }
+
     /// From now on nothing but names passes by UDP between the client and the public side.
     pub(crate) fn block_udp(&self) {
         self.lab.server.nft(

@@ -33,3 +33,22 @@ impl Nat {
         nat
     }
 }
+
+/// Deletes every entry of the connection tracking of the namespace that this thread is in: a request of ctnetlink to delete
+/// that names none (linux/netfilter/nfnetlink_conntrack.h).
+pub(super) fn forget_connections() {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send, socket};
+    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER)).unwrap();
+    let (length, delete, request_and_acknowledge) = (20u32, (1u16 << 8) | 2, 1u16 | 4);
+    let mut message = length.to_ne_bytes().to_vec();
+    message.extend([delete, request_and_acknowledge].map(u16::to_ne_bytes).concat());
+    message.extend([0; 8]);
+    // IPv4, version 0, no resource.
+    message.extend([2, 0, 0, 0]);
+    send(&socket, &message, SendFlags::empty()).unwrap();
+    let mut answer = [0u8; 1024];
+    let (count, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).unwrap();
+    let error =
+        answer.get(16..20).filter(|_| count >= 20).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()));
+    assert_eq!(error, Some(0), "the kernel refuses to forget its connections");
+}
