@@ -11,7 +11,6 @@ mod header;
 pub(crate) mod options;
 mod receiver;
 mod ring;
-#[allow(dead_code, unused_imports, reason = "counters that nobody asks for yet")]
 mod sender;
 mod time_wait;
 

@@ -43,7 +43,7 @@ mod window;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use self::api::{Ack, Blocked, Kind, Segment, SenderConfig, SenderStats, TICK};
+pub(crate) use self::api::{Ack, Kind, Segment, SenderConfig, SenderStats, TICK};
 use self::control::Controller;
 use self::log::Log;
 use self::pacing::Pacing;
@@ -209,6 +209,7 @@ impl Sender {
     }
 
     /// The congestion window in bytes.
+    #[cfg(test)]
     pub(crate) fn congestion_window(&self) -> u64 {
         self.window.size
     }
@@ -229,6 +230,7 @@ impl Sender {
     }
 
     /// Counters and state.
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> SenderStats {
         self.stats
     }
