@@ -48,7 +48,8 @@ pub struct PeerKeys<'a> {
 /// The session with one peer: handshakes, keys, replay window, timers. It knows no addresses; whatever it
 /// writes is to be sent to wherever the peer is.
 pub struct Peer {
-    tunn: Tunn,
+    /// Several kilobytes. Whoever has thousands of peers keeps places for sessions that most of them never have.
+    tunn: Box<Tunn>,
     /// Whether there is a session that seals.
     ready: bool,
     ticked: Instant,
@@ -118,7 +119,7 @@ impl Peer {
             Some(Arc::clone(&limiter.inner)),
         );
         Self {
-            tunn,
+            tunn: Box::new(tunn),
             ready: false,
             ticked: now,
             initiated: None,

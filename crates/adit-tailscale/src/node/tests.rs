@@ -378,3 +378,9 @@ fn a_peer_that_looks_for_us_and_whose_call_was_lost_is_called() {
     let after = called.expect("it is called");
     assert!((200..400).contains(&after.as_millis()), "its own call had its time: {after:?}");
 }
+
+#[test]
+fn a_peer_that_nobody_talks_to_is_small() {
+    let size = size_of::<super::peer::Member>();
+    assert!(size <= 1024, "{size} bytes, thousands of times");
+}
