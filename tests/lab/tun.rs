@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ORIGINAL: &str = "nameserver 192.0.2.53\n";
 
 /// `adit` as root of the sandbox, whose state lies in the laboratory.
-fn adit(lab: &Lab, arguments: &[&str]) -> Command {
+pub(crate) fn adit(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = lab.client.command(lab.binary());
     command.args(arguments).env("XDG_RUNTIME_DIR", root_dir(lab, "root-run"));
     command.env("ADIT_STATE_DIR", state(lab));
@@ -66,7 +66,7 @@ fn curl(lab: &Lab, url: &str) -> String {
 }
 
 /// Ends the daemon also when the test fails.
-struct Down<'a>(&'a Lab);
+pub(crate) struct Down<'a>(pub(crate) &'a Lab);
 
 impl Drop for Down<'_> {
     fn drop(&mut self) {

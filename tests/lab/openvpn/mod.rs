@@ -1,5 +1,6 @@
 //! OpenVPN against Debian's server.
 
+mod access;
 mod bad_links;
 mod cells;
 mod classes;
