@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_tailscale::Proxy;
-use rustls::{CertificateError, ClientConfig};
+use rustls::{CertificateError, ClientConfig, OtherError};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::error::ControlError;
 use super::http1;
+use super::tls::Refused;
 use super::url::{ControlUrl, Proxies};
 
 /// For one address.
@@ -163,19 +164,26 @@ async fn encrypt(stream: Wire, url: &ControlUrl, tls: &Arc<ClientConfig>) -> Res
 
 fn tls_error(url: &ControlUrl, error: &io::Error) -> ControlError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let (class, summary) = match inner {
-        Some(rustls::Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        )) => (
+    let refused = match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) => {
+            other.downcast_ref::<Refused>()
+        }
+        _ => None,
+    };
+    let (class, summary) = match refused.map(|refused| &refused.why) {
+        Some(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => (
             "ts.clock",
             format!("the certificate of {url} is not valid yet: the clock of this machine is behind"),
         ),
-        Some(rustls::Error::InvalidCertificate(_)) => {
-            ("ts.control.tls", format!("the certificate of the control server {url} is not trusted"))
-        }
-        _ => ("ts.control.tls", format!("no TLS connection to the control server {url}")),
+        Some(_) => ("ts.control.tls", format!("the certificate of the control server {url} is not trusted")),
+        None => ("ts.control.tls", format!("no TLS connection to the control server {url}")),
     };
-    ControlError::later(class, summary).seen(error.to_string())
+    let Some(refused) = refused else { return ControlError::later(class, summary).seen(error.to_string()) };
+    let failed = ControlError::later(class, summary).seen(refused.to_string());
+    match &refused.issuer {
+        Some(issuer) => failed.seen(format!("it was issued by {issuer}")),
+        None => failed,
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +209,58 @@ mod tests {
         }
         for address in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "100.64.0.1"] {
             assert!(!is_private(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    /// The error of a client that meets a certificate of this time, from an authority named "Looking Glass".
+    fn met(from: (i32, u8, u8), until: (i32, u8, u8), trusted: bool) -> ControlError {
+        let authority = rcgen::KeyPair::generate().unwrap();
+        let mut root = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        root.distinguished_name.push(rcgen::DnType::CommonName, "Looking Glass");
+        root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root_certificate = root.self_signed(&authority).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["control.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+        params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+        let certificate = params.signed_by(&key, &rcgen::Issuer::new(root, &authority)).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
+            .unwrap();
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if trusted {
+            roots.add(root_certificate.der().clone()).unwrap();
+        }
+        let client = crate::tailscale::client_config(Arc::new(roots));
+        let url = ControlUrl::parse("https://control.example").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let (_server, met) = tokio::join!(
+                tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(far),
+                encrypt(Box::new(near), &url, &client)
+            );
+            met.err().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_believed_names_its_issuer_and_a_wrong_clock_is_told_apart() {
+        for (from, until, trusted, class) in [
+            ((2020, 1, 1), (2095, 1, 1), false, "ts.control.tls"),
+            ((2020, 1, 1), (2021, 1, 1), true, "ts.control.tls"),
+            ((2095, 1, 1), (2096, 1, 1), true, "ts.clock"),
+        ] {
+            let error = met(from, until, trusted);
+            assert_eq!(error.class(), class, "{error}");
+            assert!(error.problem.evidence.iter().any(|seen| seen.contains("Looking Glass")), "{error}");
         }
     }
 }
