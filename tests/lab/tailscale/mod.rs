@@ -9,6 +9,7 @@ mod outages;
 mod peers;
 mod reference;
 mod routes;
+mod strict;
 mod weak;
 
 use std::path::PathBuf;

@@ -30,6 +30,7 @@ const MODULES: &[Module] = &[
             ("tailscale.com/cmd/tailscaled", "tailscaled"),
         ],
     },
+    Module { name: "testcontrol", programs: &[("adit.test/peers/testcontrol", "testcontrol")] },
 ];
 
 /// The module whose embedded JSON is the seccomp profile that Docker gives to every container.
@@ -81,8 +82,11 @@ fn programs(shell: &Shell, module: &Module, cache: &Path, directory: &Path) -> R
 /// What a build depends on: the pinned sources and the compiler.
 fn key(source: &Path, version: &str) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    for file in ["go.mod", "go.sum", "tools.go"] {
-        let path = source.join(file);
+    let unlisted = |error| format!("{}: {error}", source.display());
+    let entries = fs::read_dir(source).map_err(unlisted)?.collect::<std::io::Result<Vec<_>>>();
+    let mut paths: Vec<_> = entries.map_err(unlisted)?.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    for path in paths {
         let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         hasher.write(&bytes);
     }

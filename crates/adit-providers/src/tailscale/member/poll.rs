@@ -23,6 +23,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_secs(2);
 /// A server whose clock differs by less has the same time as we.
 const SAME_TIME: Duration = Duration::from_secs(60);
+/// A machine whose clock is wrong by more than this believes no certificate either; it is the server that is elsewhere.
+const PLAUSIBLE: Duration = Duration::from_secs(24 * 3600);
 /// The end of a key, as two messages of a server with another time tell it.
 const SAME_MOMENT: Duration = Duration::from_secs(1);
 
@@ -385,7 +387,7 @@ impl Member {
 /// The server's time, where it differs.
 fn server_time(text: Option<&str>, local: SystemTime) -> SystemTime {
     let Some(server) = text.and_then(rfc3339) else { return local };
-    if apart(server, local) < SAME_TIME { local } else { server }
+    if (SAME_TIME..PLAUSIBLE).contains(&apart(server, local)) { server } else { local }
 }
 
 fn apart(a: SystemTime, b: SystemTime) -> Duration {
