@@ -33,6 +33,7 @@ fn first_pages(tailnet: &Tailnet) -> [Duration; 2] {
 }
 
 #[test]
+#[ignore = "compares times: by itself, on a quiet machine"]
 fn the_first_byte_comes_earlier_than_with_the_reference_client() {
     let Some(tailnet) = Tailnet::build("tailscale_first_byte", &[Machine::Database], None) else { return };
     for (case, most) in [("UDP passes", 0.7), ("no UDP", 0.6)] {
@@ -42,7 +43,7 @@ fn the_first_byte_comes_earlier_than_with_the_reference_client() {
         let [ours, theirs] = first_pages(&tailnet);
         let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
         eprintln!("first byte, {case}: {ours:.2?}, the reference client {theirs:.2?}, ratio {ratio:.2}");
-        // The whole process is timed, with its goodbye, and both parties share the machine with other tests.
+        // The whole process is timed, with its goodbye.
         assert!(ratio <= most, "{case}: {ours:?} of {theirs:?}");
     }
 }
