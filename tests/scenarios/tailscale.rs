@@ -260,6 +260,11 @@ fn where_udp_is_blocked_everything_goes_through_the_relay_at_once() {
     tailnet.run(secs(4));
     assert_eq!(tailnet.chatter(secs(60)), 0);
     assert_eq!((tailnet.direct(0), tailnet.direct(1)), (None, None));
+    let mut told = |i: usize| {
+        let warnings = tailnet.world.tunnel(tailnet.nodes[i]).warnings();
+        warnings.into_iter().map(|warning| warning.class).collect::<Vec<_>>()
+    };
+    assert_eq!((told(0), told(1)), (vec!["ts.udp.blocked".to_owned()], vec![]));
 }
 
 #[test]

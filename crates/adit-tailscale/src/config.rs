@@ -136,13 +136,6 @@ pub enum Report {
         /// What it says.
         text: String,
     },
-    /// A route or resolver of the tailnet was not accepted.
-    Refused {
-        /// What.
-        prefix: Prefix,
-        /// Why, as half a sentence.
-        why: &'static str,
-    },
 }
 
 /// A place where we may be found.

@@ -62,6 +62,10 @@ fn holds(test: &str, cell: &Cell) {
         assert_eq!(way.is_some(), cell.direct, "{host} sends to {way:?}");
     }
     is_reached(&tailnet);
+    if !cell.udp {
+        let status = || run(&mut tailnet.lab.adit(&["status"]), LIMIT).expect(0).text();
+        wait_until("it is told that UDP is blocked", LIMIT, || status().contains("ts.udp.blocked"));
+    }
     run(&mut tailnet.lab.adit(&["down"]), LIMIT).expect(0);
     tailnet.is_gone(AGENT);
 }

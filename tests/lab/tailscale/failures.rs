@@ -43,12 +43,21 @@ fn a_key_that_lets_nobody_in_is_told_by_its_kind() {
 #[test]
 fn a_control_server_that_is_out_of_reach_is_told_by_what_is_in_the_way() {
     let Some(mut tailnet) = Tailnet::build("tailscale_control", &[], None) else { return };
-    let key = tailnet.auth_key(&["--ephemeral"]);
+    let key = tailnet.auth_key(&["--ephemeral", "--reusable"]);
     let config = profile(&tailnet, &key, "");
     let trusting = std::fs::read_to_string(&config).unwrap();
     let lines: Vec<&str> = trusting.lines().filter(|line| !line.starts_with("ca_file")).collect();
     let distrusting = tailnet.lab.write("distrusting.toml", lines.join("\n"));
     fails(&tailnet, &distrusting.to_string_lossy(), PAGE, "30s", "ts.control.tls", 21);
+    let elsewhere = trusting.replace("control.example.test", "gone.example.test");
+    let elsewhere = tailnet.lab.write("elsewhere.toml", elsewhere);
+    let seen = fails(&tailnet, &elsewhere.to_string_lossy(), PAGE, "30s", "ts.control.dns", 20);
+    assert!(seen.contains("gone.example.test"), "{seen}");
+    for relay in &mut tailnet.relays {
+        *relay = None;
+    }
+    let seen = fails(&tailnet, &config, PAGE, "60s", "ts.derp.unreachable", 21);
+    assert!(seen.contains("derp1.example.test") || seen.contains("derp2.example.test"), "{seen}");
     tailnet.headscale = None;
     fails(&tailnet, &config, PAGE, "30s", "ts.control.tcp", 20);
 }

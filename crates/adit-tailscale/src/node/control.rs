@@ -9,7 +9,7 @@ use super::peer::Member;
 use super::{Phase, Tailscale, limiter};
 use crate::netmap::{Addresses, Changes, NodeId, Update};
 use crate::routes::{net_config, table};
-use crate::{Command, Control, Report, SecretKey};
+use crate::{Command, Control, SecretKey};
 
 impl Tailscale {
     pub(super) fn command(&mut self, now: Instant, command: Command, out: &mut Outbox) {
@@ -79,6 +79,7 @@ impl Tailscale {
         let changes = self.state.apply(update);
         let (mut names, mut routes) = (changes.node || changes.dns, false);
         for id in &changes.peers {
+            self.note_refused(*id);
             let (renamed, rerouted) = self.update_peer(now, *id);
             names |= renamed || rerouted;
             routes |= rerouted;
@@ -155,10 +156,6 @@ impl Tailscale {
         }
         member.prefixes = prefixes;
         member.told = None;
-        let refused: Vec<_> = self.policy.refused(peer).collect();
-        for (prefix, why) in refused {
-            self.report(Report::Refused { prefix, why });
-        }
         true
     }
 

@@ -418,7 +418,7 @@ impl Tunnel for Tailscale {
     }
 
     fn warnings(&self) -> Vec<Fault> {
-        self.standing.warnings()
+        self.all_warnings()
     }
 
     fn find_way(

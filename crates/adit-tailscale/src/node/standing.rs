@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use adit_tunnel::{Event, Fault};
+use adit_tunnel::{Event, Fault, Prefix};
 
-use super::{Phase, Tailscale};
+use super::{Phase, Socket, Tailscale};
 use crate::Problem;
-use crate::netmap::{RegionId, SelfNode};
+use crate::netmap::{NodeId, RegionId, SelfNode};
 
 /// No more texts of relays are kept.
 const MAX_TEXTS: usize = 8;
+/// No more refused routes are told.
+const MAX_REFUSED: usize = 16;
 
 /// What the control server and the relays say of this node.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(super) struct Standing {
     pub(super) excluded: Option<Problem>,
     /// What the control side wants people to know.
     pub(super) warnings: Vec<Problem>,
+    /// Whose routes are not taken: the name, which, and why.
+    refused: BTreeMap<NodeId, (String, Vec<(Prefix, &'static str)>)>,
     /// What relays say is wrong with our connection, with the region's name.
     relays: BTreeMap<RegionId, (String, String)>,
     /// The class under which it was said last that we are no member.
@@ -45,11 +49,58 @@ impl Standing {
             };
             Problem { class, summary, evidence: vec![format!("the relay of region {name} says: {text}")] }
         });
-        self.warnings.iter().cloned().chain(relays).map(|problem| Fault::from(&problem)).collect()
+        let told = self.warnings.iter().cloned().chain(relays).chain(self.refusal());
+        told.map(|problem| Fault::from(&problem)).collect()
+    }
+
+    fn refusal(&self) -> Option<Problem> {
+        let mut routes =
+            self.refused.values().flat_map(|(peer, routes)| routes.iter().map(move |at| (peer, at)));
+        let evidence: Vec<String> = routes
+            .by_ref()
+            .take(MAX_REFUSED)
+            .map(|(peer, (prefix, why))| format!("{prefix} of {peer}: {why}"))
+            .collect();
+        let (_, first) = self.refused.values().next()?;
+        let (prefix, _) = first.first()?;
+        let summary = match evidence.len() + routes.count() {
+            1 => format!("the route {prefix} was not taken"),
+            count => format!("{prefix} and {} more of the routes were not taken", count - 1),
+        };
+        Some(Problem { class: "ts.route.refused", summary, evidence })
     }
 }
 
 impl Tailscale {
+    /// Everything that people should know although packets pass.
+    pub(super) fn all_warnings(&self) -> Vec<Fault> {
+        let mut warnings = self.standing.warnings();
+        warnings.extend(self.blocked().map(|problem| Fault::from(&problem)));
+        warnings
+    }
+
+    /// UDP does not pass, and relays do.
+    fn blocked(&self) -> Option<Problem> {
+        let open = matches!(self.socket, Socket::Open { .. });
+        (open && self.phase == Phase::Up && self.check.udp() == Some(false)).then(|| Problem {
+            class: "ts.udp.blocked",
+            summary: "UDP is blocked here; everything goes through a relay".to_owned(),
+            evidence: vec![
+                "no STUN server of the tailnet's relays answered, and a relay is connected".to_owned(),
+            ],
+        })
+    }
+
+    /// Looks which routes of a peer are not taken.
+    pub(super) fn note_refused(&mut self, id: NodeId) {
+        let peer = self.state.peers.get(&id);
+        let refused: Vec<_> = peer.into_iter().flat_map(|peer| self.policy.refused(peer)).collect();
+        match peer.filter(|_| !refused.is_empty()) {
+            Some(peer) => self.standing.refused.insert(id, (peer.name.clone(), refused)),
+            None => self.standing.refused.remove(&id),
+        };
+    }
+
     /// Whether no peer takes our packets, because of what the server says of us. Says so, if that is news.
     pub(super) fn is_excluded(&mut self) -> bool {
         let problem = self.standing.excluded.clone().or_else(|| self.exclusion(self.state.node.as_ref()?));

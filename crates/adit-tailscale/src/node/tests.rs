@@ -158,6 +158,28 @@ fn packets_for_nobody_and_packets_that_are_too_long_are_refused() {
 }
 
 #[test]
+fn routes_that_are_nobodys_to_give_are_told_with_whoever_gives_them() {
+    let mut bench = Bench::new();
+    let classes = |bench: &Bench| bench.node.warnings().into_iter().map(|w| w.class).collect::<Vec<_>>();
+    let mut update = map(1);
+    let mut router = peer(2);
+    for prefix in ["127.0.0.0/8", "10.8.0.0/16", "169.254.169.254/32"] {
+        router.allowed_ips.push(prefix.parse().unwrap());
+    }
+    update.peers.full = vec![router];
+    bench.tell(Command::Netmap(Box::new(update)));
+    let [warning] = bench.node.warnings().try_into().unwrap();
+    assert_eq!(
+        (warning.class.as_str(), warning.summary.as_str()),
+        ("ts.route.refused", "127.0.0.0/8 and 1 more of the routes were not taken")
+    );
+    let [_, metadata] = warning.evidence.as_slice() else { panic!("{warning:?}") };
+    assert_eq!(metadata, "169.254.169.254/32 of n2.tail.example: it is this machine's own, or its link's");
+    bench.tell(Command::Netmap(Box::new(map(1))));
+    assert_eq!(classes(&bench), Vec::<String>::new());
+}
+
+#[test]
 fn the_control_side_speaks_through_the_node() {
     let mut bench = Bench::new();
     let problem = |class| Problem { class, summary: "no".into(), evidence: Vec::new() };

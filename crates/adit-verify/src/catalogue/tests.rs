@@ -46,8 +46,7 @@ fn every_class_has_a_page_with_its_exit_code_and_advice() {
     }
 }
 
-/// A class that nothing in the sources names can come of nothing. Those of OpenVPN and Tailscale are listed by their
-/// vocabularies.
+/// A class that nothing in the sources names can come of nothing.
 #[test]
 fn every_class_of_the_catalogue_is_one_that_the_sources_name() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -57,11 +56,8 @@ fn every_class_of_the_catalogue_is_one_that_the_sources_name() {
     }
     files.retain(|file| !file.components().any(|part| part.as_os_str() == "catalogue"));
     let sources: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
-    let vendors = |code: &str| code.starts_with("ovpn.") || code.starts_with("ts.");
-    let dead: Vec<_> = all()
-        .map(|class| class.code)
-        .filter(|code| !vendors(code) && !sources.contains(&format!("\"{code}\"")))
-        .collect();
+    let dead: Vec<_> =
+        all().map(|class| class.code).filter(|code| !sources.contains(&format!("\"{code}\""))).collect();
     assert!(dead.is_empty(), "{dead:?}");
 }
 
