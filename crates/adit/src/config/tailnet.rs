@@ -8,9 +8,9 @@ use adit_tailscale::AcceptRoutes;
 use adit_tunnel::Prefix;
 use serde_json::{Value, json};
 
+use super::entries::Entry;
 use super::file::secret;
 use super::setting::{Origin, Setting};
-use super::settings::Entry;
 use super::table::{Reader, Table};
 
 /// What a profile, flags or variables say of a tailnet. Everything may be missing.
