@@ -265,8 +265,9 @@ impl Flow {
         let in_flight = sender.next() - sender.unacknowledged();
         // More than half of the buffer waits for acknowledgments, and the rest is full.
         let is_short = self.is_starved() && 2 * in_flight > self.send.limit() as u64;
-        let (srtt, shortest) = (sender.srtt().or(self.echoed), sender.shortest_rtt().or(self.echoed));
-        let (srtt, shortest) = (srtt.unwrap_or_default(), shortest.unwrap_or_default());
+        let srtt = sender.srtt().or(self.echoed).unwrap_or_default();
+        // A SYN may have waited for the tunnel's own handshake, and be all that we have sent.
+        let shortest = [sender.shortest_rtt(), self.echoed].into_iter().flatten().min().unwrap_or_default();
         if is_short && let Some(limit) = memory.double(self.send.limit()) {
             self.send.raise(limit);
         }
