@@ -113,12 +113,18 @@ async fn join(context: &Context, session: &Session, timeout: Duration) -> Result
             changed = status.changed() => if changed.is_err() {
                 return Err(over(&now, None));
             },
-            _ = beat.tick() => reporter.notice(Event::Waiting {
-                id: Stage::Auth,
-                target: None,
-                elapsed_ms: ms(began.elapsed()),
-                limit_ms: ms(timeout),
-            }),
+            _ = beat.tick() => {
+                // A person is waited for as long as it takes, a server is not.
+                if page.is_none() && now.fault.is_some() && began.elapsed() >= Stage::Reach.budget() {
+                    return Err(over(&now, None));
+                }
+                reporter.notice(Event::Waiting {
+                    id: Stage::Auth,
+                    target: None,
+                    elapsed_ms: ms(began.elapsed()),
+                    limit_ms: ms(timeout),
+                });
+            }
             () = sleep_until(began + timeout) => return Err(over(&now, page.as_deref())),
         }
     }

@@ -156,3 +156,11 @@ fn a_directory_that_is_missing_or_cannot_be_written_is_told() {
     assert_eq!(proc["failure"]["class"], "ts.state.locked", "{proc:#}");
     assert_eq!(lab.tailnet.registrations(), 1, "only the laboratory's own node");
 }
+
+#[test]
+fn a_server_that_is_out_of_reach_is_not_waited_for_like_a_person() {
+    let lab = Lab::new("login-away", Rules::Strict);
+    let away = lab.run(&["login", "--json", "--state", "state", "--login-server", "http://127.0.0.1:1"]);
+    let away = json(&away, 20)["failure"].clone();
+    assert_eq!(away["class"], "ts.control.tcp", "{away:#}");
+}
