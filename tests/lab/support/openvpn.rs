@@ -218,7 +218,8 @@ impl Lab {
     /// The same with a server whose clock shows this time.
     pub(crate) fn start_openvpn_at(&mut self, server: &Server, time: &str) {
         let mut command = self.server.command("faketime");
-        command.args([time, "openvpn"]);
+        // faketime waits beside the program, which would outlive it.
+        command.args([time, "setpriv", "--pdeathsig", "KILL", "openvpn"]);
         let mut process = self.spawn_openvpn(server, command);
         process.wait_for("Initialization Sequence Completed", LIMIT);
         self.openvpn = Some(process);
